@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The text formats of the control interface: parsing and printing.
+//!
+//! The monitor reads with the same file what the kernel module writes with it. Formats are those
+//! of the original IOcm: lists are separated by tabs and end in a newline, an empty list is an
+//! empty file, `status` files have lines of `name:value`.
+
+use core::fmt;
+
+/// The number of a worker, printed as `w.N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WorkerId(pub u32);
+
+/// The number of a device, printed as `d.N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeviceId(pub u32);
+
+/// A virtqueue of a device, printed as `vq.D.Q`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VirtqueueId {
+    /// The device.
+    pub device: DeviceId,
+    /// The virtqueue's index in its device: 0 receives (host to guest), 1 transmits.
+    pub index: u32,
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "w.{}", self.0)
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "d.{}", self.0)
+    }
+}
+
+impl fmt::Display for VirtqueueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vq.{}.{}", self.device.0, self.index)
+    }
+}
+
+/// What a reader of the control interface wrote cannot be understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+/// Takes off the one newline with which `echo` ends its line.
+fn line(text: &[u8]) -> &[u8] {
+    text.strip_suffix(b"\n").unwrap_or(text)
+}
+
+/// Reads a decimal number without sign, leading zeros or anything around it, so that each value
+/// has one spelling.
+fn number(digits: &[u8]) -> Result<u32, Malformed> {
+    match digits {
+        [b'0'] => Ok(0),
+        [b'1'..=b'9', ..] => digits.iter().try_fold(0u32, |value, digit| {
+            if !digit.is_ascii_digit() {
+                return Err(Malformed);
+            }
+            value
+                .checked_mul(10)
+                .and_then(|value| value.checked_add(u32::from(digit - b'0')))
+                .ok_or(Malformed)
+        }),
+        _ => Err(Malformed),
+    }
+}
+
+/// Reads `w.N`.
+pub fn parse_worker(text: &[u8]) -> Result<WorkerId, Malformed> {
+    let digits = line(text).strip_prefix(b"w.").ok_or(Malformed)?;
+    number(digits).map(WorkerId)
+}
+
+/// Reads a signed decimal number, as a CPU is given.
+///
+/// A number that 32 bits cannot hold is returned as the nearest one that they can, since it is
+/// well-formed and merely out of range.
+pub fn parse_cpu(text: &[u8]) -> Result<i32, Malformed> {
+    let text = line(text);
+    let (negative, digits) = match text.strip_prefix(b"-") {
+        Some(digits) => (true, digits),
+        None => (false, text),
+    };
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Malformed);
+    }
+    let value = digits.iter().fold(0i32, |value, digit| {
+        value
+            .saturating_mul(10)
+            .saturating_add(i32::from(digit - b'0'))
+    });
+    Ok(if negative { -value } else { value })
+}
+
+/// Reads `0` or `1`.
+pub fn parse_flag(text: &[u8]) -> Result<bool, Malformed> {
+    match line(text) {
+        b"0" => Ok(false),
+        b"1" => Ok(true),
+        _ => Err(Malformed),
+    }
+}
+
+/// Prints a list: items separated by tabs, a newline at the end, nothing at all for no items.
+///
+/// # Errors
+///
+/// When `out` has no room for an item. What was printed before it stays.
+pub fn write_list<T: fmt::Display>(
+    out: &mut dyn fmt::Write,
+    items: impl IntoIterator<Item = T>,
+) -> fmt::Result {
+    let mut separator = "";
+    for item in items {
+        write!(out, "{separator}{item}")?;
+        separator = "\t";
+    }
+    if !separator.is_empty() {
+        out.write_str("\n")?;
+    }
+    Ok(())
+}

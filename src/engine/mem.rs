@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Guest memory as the ring engine sees it.
+
+use crate::engine::error::RingError;
+
+/// A contiguous piece of a buffer in the address space of the device's owner.
+///
+/// The layout is that of `struct iovec`, so that an array of segments can back an `iov_iter`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Segment {
+    /// Address in the owner's address space.
+    pub base: usize,
+    /// Length in bytes.
+    pub len: usize,
+}
+
+/// Adds up the lengths of `segments` in bytes.
+pub fn total_len(segments: &[Segment]) -> usize {
+    // A descriptor's length has 32 bits and a chain at most 1024 segments, so a sum that
+    // saturates can only come from a caller that mixed chains.
+    segments
+        .iter()
+        .fold(0, |sum: usize, segment| sum.saturating_add(segment.len))
+}
+
+/// An entry of the used ring: `struct vring_used_elem` (virtio 1.3, 2.7.8), in host byte order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct UsedElem {
+    /// Head of the chain that is given back.
+    pub id: u32,
+    /// Bytes written into its device-writable part.
+    pub len: u32,
+}
+
+/// How ring memory and the descriptors' buffers are reached.
+///
+/// Addresses of ring memory are addresses of the owner's address space, which is what
+/// `VHOST_SET_VRING_ADDR` sets; addresses in descriptors are guest-physical and go through
+/// [`translate`](RingMem::translate). The memory is shared with a hostile guest: every method
+/// reads or writes it once, and what is read has to be checked in the copy.
+pub trait RingMem {
+    /// Reads a 16-bit field with one access.
+    fn read_u16(&self, addr: u64) -> Result<u16, RingError>;
+
+    /// Writes a 16-bit field with one access.
+    fn write_u16(&self, addr: u64, value: u16) -> Result<(), RingError>;
+
+    /// Copies the 16 bytes of a descriptor.
+    fn read_descriptor(&self, addr: u64) -> Result<[u8; 16], RingError>;
+
+    /// Copies `elems` into the used ring.
+    fn write_used(&self, addr: u64, elems: &[UsedElem]) -> Result<(), RingError>;
+
+    /// Finds where the guest-physical address `addr` lies in the owner's address space, and for
+    /// how many bytes from there the translation holds. That length is at least 1.
+    fn translate(&self, addr: u64) -> Result<(u64, u64), RingError>;
+}
+
+/// One region of the memory table: `struct vhost_memory_region`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Region {
+    /// First guest-physical address.
+    pub guest_addr: u64,
+    /// Length in bytes, never 0 in a table that [`sort_regions`] accepted.
+    pub size: u64,
+    /// Where the region begins in the owner's address space.
+    pub user_addr: u64,
+    /// `flags_padding` of the ABI: no flag is defined and user space may leave anything here.
+    pub flags: u64,
+}
+
+/// How the regions of a sorted table lie to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// No two regions share an address, so a binary search finds the only candidate.
+    Disjoint,
+    /// Some regions overlap, which stock vhost accepts and this module therefore does too.
+    Overlapping,
+}
+
+/// Brings `regions` into the order that [`translate`] needs.
+///
+/// Returns `None`, leaving the table unusable, when a region is empty or wraps around the end of
+/// either address space.
+pub fn sort_regions(regions: &mut [Region]) -> Option<Order> {
+    regions.sort_unstable_by_key(|region| region.guest_addr);
+    let mut order = Order::Disjoint;
+    let mut last = None;
+    for region in regions.iter() {
+        let offset = region.size.checked_sub(1)?;
+        region.user_addr.checked_add(offset)?;
+        let end = region.guest_addr.checked_add(offset)?;
+        if last.is_some_and(|last| last >= region.guest_addr) {
+            order = Order::Overlapping;
+        }
+        last = last.max(Some(end));
+    }
+    Some(order)
+}
+
+/// Looks `addr` up in a table that [`sort_regions`] accepted; see [`RingMem::translate`].
+///
+/// Where regions overlap, the one that begins first wins, as in stock vhost's interval tree.
+pub fn translate(regions: &[Region], order: Order, addr: u64) -> Result<(u64, u64), RingError> {
+    let begun = &regions[..regions.partition_point(|region| region.guest_addr <= addr)];
+    let holds = |region: &&Region| addr - region.guest_addr < region.size;
+    let region = match order {
+        Order::Disjoint => begun.last().filter(holds),
+        Order::Overlapping => begun.iter().find(holds),
+    };
+    let region = region.ok_or(RingError::Unmapped)?;
+    let offset = addr - region.guest_addr;
+    Ok((region.user_addr.wrapping_add(offset), region.size - offset))
+}

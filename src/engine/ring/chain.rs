@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Taking descriptor chains from the available ring (virtio 1.3, 2.7.5, 2.7.6 and 2.7.13).
+
+use super::{Ring, DESCRIPTOR_SIZE};
+use crate::atomics;
+use crate::engine::error::RingError;
+use crate::engine::mem::{RingMem, Segment};
+
+/// The chain continues at `next` (2.7.5).
+const NEXT: u16 = 1;
+/// The buffer is device-writable.
+const WRITE: u16 = 2;
+/// The buffer is a table of descriptors (2.7.5.3).
+const INDIRECT: u16 = 4;
+
+/// Segments that an indirect table itself may be scattered over; stock vhost's limit.
+const TABLE_SEGMENTS_MAX: usize = 1024;
+
+/// What [`Ring::pop`] took from the available ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// The descriptor that heads the chain, which is how it is given back.
+    pub head: u16,
+    /// The number of device-readable segments, which come first.
+    pub readable: usize,
+    /// The number of device-writable segments.
+    pub writable: usize,
+}
+
+/// A descriptor after its only read: the guest cannot change what is checked here.
+struct Descriptor {
+    addr: u64,
+    len: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Descriptor {
+    fn read<M: RingMem>(mem: &M, addr: u64) -> Result<Self, RingError> {
+        Ok(Self::decode(mem.read_descriptor(addr)?))
+    }
+
+    fn decode(bytes: [u8; 16]) -> Self {
+        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = bytes;
+        Self {
+            addr: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
+            len: u32::from_le_bytes([l0, l1, l2, l3]),
+            flags: u16::from_le_bytes([f0, f1]),
+            next: u16::from_le_bytes([n0, n1]),
+        }
+    }
+
+    fn has(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// The segments of a chain while it is read.
+struct Collector<'a> {
+    segments: &'a mut [Segment],
+    readable: usize,
+    writable: usize,
+}
+
+impl Collector<'_> {
+    /// Adds the buffer of one descriptor. A buffer that regions of the memory table divide
+    /// becomes several segments; an empty one becomes none.
+    fn add<M: RingMem>(&mut self, mem: &M, descriptor: &Descriptor) -> Result<(), RingError> {
+        let mut used = self.readable + self.writable;
+        let begin = used;
+        let mut addr = descriptor.addr;
+        let mut left = u64::from(descriptor.len);
+        while left > 0 {
+            let segment = self
+                .segments
+                .get_mut(used)
+                .ok_or(RingError::TooManySegments)?;
+            let (base, run) = mem.translate(addr)?;
+            let take = left.min(run);
+            *segment = Segment {
+                base: base as usize,
+                len: take as usize,
+            };
+            used += 1;
+            left -= take;
+            if left > 0 {
+                addr = addr.checked_add(take).ok_or(RingError::Unmapped)?;
+            }
+        }
+        if descriptor.has(WRITE) {
+            self.writable += used - begin;
+        } else if self.writable > 0 {
+            return Err(RingError::ReadableAfterWritable);
+        } else {
+            self.readable += used - begin;
+        }
+        Ok(())
+    }
+
+    /// Adds the buffers of an indirect table.
+    ///
+    /// The entries are taken in the order in which they lie in the table, as stock vhost does:
+    /// drivers write them so, and `next` fields need no trust then.
+    fn add_table<M: RingMem>(&mut self, mem: &M, table: &Descriptor) -> Result<(), RingError> {
+        if u64::from(table.len) % DESCRIPTOR_SIZE != 0 {
+            return Err(RingError::IndirectLength);
+        }
+        let run = check_mapped(mem, table)?;
+        let count = u64::from(table.len) / DESCRIPTOR_SIZE;
+        if count > 1 << 16 {
+            return Err(RingError::IndirectTooLong);
+        }
+        for index in 0..count {
+            let offset = index * DESCRIPTOR_SIZE;
+            let entry = match run {
+                Some(base) => Descriptor::read(mem, base.wrapping_add(offset))?,
+                None => read_scattered(mem, table.addr.wrapping_add(offset))?,
+            };
+            if entry.has(INDIRECT) {
+                return Err(RingError::IndirectNested);
+            }
+            self.add(mem, &entry)?;
+            if !entry.has(NEXT) {
+                return Ok(());
+            }
+        }
+        Err(RingError::Loop)
+    }
+}
+
+/// Checks that the whole of an indirect table is mapped, before any entry is used. Returns its
+/// address when it lies in one piece.
+fn check_mapped<M: RingMem>(mem: &M, table: &Descriptor) -> Result<Option<u64>, RingError> {
+    let mut addr = table.addr;
+    let mut left = u64::from(table.len);
+    for pieces in 0..TABLE_SEGMENTS_MAX {
+        if left == 0 {
+            return Ok(None);
+        }
+        let (base, run) = mem.translate(addr)?;
+        if run >= left {
+            return Ok((pieces == 0).then_some(base));
+        }
+        left -= run;
+        addr = addr.checked_add(run).ok_or(RingError::Unmapped)?;
+    }
+    Err(RingError::TooManySegments)
+}
+
+/// Reads an entry of an indirect table that is scattered over regions; the entry itself may be.
+fn read_scattered<M: RingMem>(mem: &M, addr: u64) -> Result<Descriptor, RingError> {
+    let (base, run) = mem.translate(addr)?;
+    if run >= DESCRIPTOR_SIZE {
+        return Descriptor::read(mem, base);
+    }
+    let mut bytes = [0; 16];
+    // The alignment of guest memory regions makes this a case that only a hostile driver brings
+    // about, so it may take 8 small reads.
+    for (index, pair) in bytes.chunks_exact_mut(2).enumerate() {
+        let (base, run) = mem.translate(addr.wrapping_add(2 * index as u64))?;
+        if run < 2 {
+            return Err(RingError::Unmapped);
+        }
+        pair.copy_from_slice(&mem.read_u16(base)?.to_le_bytes());
+    }
+    Ok(Descriptor::decode(bytes))
+}
+
+impl Ring {
+    /// Takes the next chain from the available ring and describes its buffers in `segments`.
+    ///
+    /// Returns `None` when the ring is empty.
+    ///
+    /// # Errors
+    ///
+    /// Names what the driver or its owner did wrong. Nothing is taken then, so the same chain is
+    /// found again after the next kick.
+    pub fn pop<M: RingMem>(
+        &mut self,
+        mem: &M,
+        segments: &mut [Segment],
+    ) -> Result<Option<Chain>, RingError> {
+        if self.avail_idx == self.next_avail && !self.refresh(mem)? {
+            return Ok(None);
+        }
+        let head = mem.read_u16(self.layout.avail_entry(self.slot(self.next_avail)))?;
+        let mut collector = Collector {
+            segments,
+            readable: 0,
+            writable: 0,
+        };
+        self.walk(mem, head, &mut collector)?;
+        let (readable, writable) = (collector.readable, collector.writable);
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(Some(Chain {
+            head,
+            readable,
+            writable,
+        }))
+    }
+
+    /// Gives the last `count` chains back untouched, to be found again by [`Ring::pop`].
+    pub fn unpop(&mut self, count: u16) {
+        self.next_avail = self.next_avail.wrapping_sub(count);
+    }
+
+    /// Whether the ring is certainly empty. An error counts as work, which then reports it.
+    pub fn is_empty<M: RingMem>(&mut self, mem: &M) -> bool {
+        self.avail_idx == self.next_avail && matches!(self.refresh(mem), Ok(false))
+    }
+
+    /// Reads the driver's available index; returns whether it moved since the last look.
+    pub(super) fn refresh<M: RingMem>(&mut self, mem: &M) -> Result<bool, RingError> {
+        let avail_idx = mem.read_u16(self.layout.avail_idx())?;
+        if avail_idx.wrapping_sub(self.next_avail) > self.num {
+            return Err(RingError::AvailIndex);
+        }
+        if avail_idx == self.avail_idx {
+            return Ok(false);
+        }
+        self.avail_idx = avail_idx;
+        // Pairs with the write barrier of the driver between an entry of the available ring and
+        // the index that publishes it (2.7.13.3): no entry may be read before that index.
+        atomics::smp_rmb();
+        Ok(true)
+    }
+
+    fn walk<M: RingMem>(
+        &self,
+        mem: &M,
+        head: u16,
+        collector: &mut Collector<'_>,
+    ) -> Result<(), RingError> {
+        let mut index = head;
+        for _ in 0..self.num {
+            if index >= self.num {
+                return Err(RingError::DescriptorIndex);
+            }
+            let addr = self
+                .layout
+                .desc
+                .wrapping_add(DESCRIPTOR_SIZE * u64::from(index));
+            let descriptor = Descriptor::read(mem, addr)?;
+            if descriptor.has(INDIRECT) {
+                collector.add_table(mem, &descriptor)?;
+            } else {
+                collector.add(mem, &descriptor)?;
+            }
+            if !descriptor.has(NEXT) {
+                return Ok(());
+            }
+            index = descriptor.next;
+        }
+        // The chain goes on after as many descriptors as the table has. Which error it is still
+        // depends on where it goes, for a `next` out of range is found first.
+        Err(if index >= self.num {
+            RingError::DescriptorIndex
+        } else {
+            RingError::Loop
+        })
+    }
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Giving chains back through the used ring (virtio 1.3, 2.7.8 and 2.7.14).
+
+use super::Ring;
+use crate::atomics;
+use crate::engine::error::RingError;
+use crate::engine::mem::{RingMem, UsedElem};
+
+impl Ring {
+    /// Writes `elems` to the used ring and publishes them with one update of the index.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::Fault`] when the used ring cannot be written. The device's own index then
+    /// counts what was written, as in stock vhost.
+    pub fn push_used<M: RingMem>(&mut self, mem: &M, elems: &[UsedElem]) -> Result<(), RingError> {
+        let mut rest = elems;
+        while !rest.is_empty() {
+            let slot = self.slot(self.next_used);
+            // A driver that makes entries available faster than they are given back can have more
+            // of them outstanding than the ring has slots, hence a loop and not one wrap.
+            let room = usize::from(self.num - slot).min(rest.len());
+            let (now, later) = rest.split_at(room);
+            mem.write_used(self.layout.used_entry(slot), now)?;
+            self.advance_used(room as u16);
+            rest = later;
+        }
+        // Pairs with the driver's read barrier between the used index and the elements it covers
+        // (2.7.14): an element must not become visible after the index.
+        atomics::smp_wmb();
+        mem.write_u16(self.layout.used_idx(), self.next_used)
+    }
+
+    fn advance_used(&mut self, count: u16) {
+        let new = self.next_used.wrapping_add(count);
+        // A driver that is not interrupted for 2^16 elements lets the index pass the remembered
+        // one, and the distance between them means nothing any more.
+        if let Some(signalled) = self.signalled {
+            if new.wrapping_sub(signalled) < count {
+                self.signalled = None;
+            }
+        }
+        self.next_used = new;
+    }
+}

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Who serves which virtqueue, and when.
+
+pub mod budget;
+pub mod ownership;
