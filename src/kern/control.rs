@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! /sys/class/vhost and the files there that do not belong to one object.
+
+use super::bindings as shim;
+use super::sysfs::{finish, Text};
+use kernel::error::to_result;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// The files.
+#[derive(Clone, Copy)]
+pub enum File {
+    /// epoch
+    Epoch,
+    /// cycles
+    Cycles,
+    /// nr_iocores
+    NrIocores,
+    /// worker/create
+    WorkerCreate,
+    /// worker/remove
+    WorkerRemove,
+    /// worker/default
+    WorkerDefault,
+}
+
+impl File {
+    fn from_number(number: i32) -> Result<Self> {
+        Ok(match number as u32 {
+            shim::iocm_file_IOCM_FILE_EPOCH => Self::Epoch,
+            shim::iocm_file_IOCM_FILE_CYCLES => Self::Cycles,
+            shim::iocm_file_IOCM_FILE_NR_IOCORES => Self::NrIocores,
+            shim::iocm_file_IOCM_FILE_WORKER_CREATE => Self::WorkerCreate,
+            shim::iocm_file_IOCM_FILE_WORKER_REMOVE => Self::WorkerRemove,
+            shim::iocm_file_IOCM_FILE_WORKER_DEFAULT => Self::WorkerDefault,
+            _ => return Err(EIO),
+        })
+    }
+}
+
+/// Who answers for the files.
+pub trait Files: Send + Sync + 'static {
+    /// Prints the contents of `file`.
+    fn show(self: &Arc<Self>, file: File, text: &mut Text<'_>) -> Result;
+
+    /// Acts on what was written to `file`.
+    fn store(self: &Arc<Self>, file: File, text: &[u8]) -> Result;
+}
+
+/// The class, while it is registered. There can be one, so this is made once, by the module's
+/// initialisation.
+pub struct Control<F: Files> {
+    files: Pin<KBox<Arc<F>>>,
+}
+
+impl<F: Files> Control<F> {
+    const OPERATIONS: shim::iocm_control_ops = shim::iocm_control_ops {
+        show: Some(Self::show),
+        store: Some(Self::store),
+    };
+
+    /// Registers the class.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, `EEXIST` when another module has a class of this name.
+    pub fn new(files: Arc<F>) -> Result<Self> {
+        let files = KBox::pin(files, GFP_KERNEL)?;
+        let context: *const Arc<F> = &*files;
+        // SAFETY: The operations are constant and the context lives until the class is gone.
+        to_result(unsafe { shim::iocm_control_register(&Self::OPERATIONS, context.cast()) })?;
+        Ok(Self { files })
+    }
+
+    unsafe extern "C" fn show(
+        context: *const kernel::ffi::c_void,
+        file: kernel::ffi::c_int,
+        page: *mut kernel::ffi::c_char,
+    ) -> isize {
+        // SAFETY: The context is the one that was registered.
+        let files = unsafe { &*context.cast::<Arc<F>>() };
+        // SAFETY: The page is the one that sysfs passed.
+        let mut text = unsafe { Text::from_page(page) };
+        finish(
+            File::from_number(file)
+                .and_then(|file| files.show(file, &mut text))
+                .map(|()| text.len()),
+        )
+    }
+
+    unsafe extern "C" fn store(
+        context: *const kernel::ffi::c_void,
+        file: kernel::ffi::c_int,
+        text: *const kernel::ffi::c_char,
+        len: usize,
+    ) -> isize {
+        // SAFETY: The context is the one that was registered.
+        let files = unsafe { &*context.cast::<Arc<F>>() };
+        // SAFETY: sysfs passes a buffer of this length.
+        let text = unsafe { core::slice::from_raw_parts(text.cast(), len) };
+        finish(
+            File::from_number(file)
+                .and_then(|file| files.store(file, text))
+                .map(|()| len),
+        )
+    }
+}
+
+impl<F: Files> Drop for Control<F> {
+    fn drop(&mut self) {
+        // SAFETY: The class was registered when this was made.
+        unsafe { shim::iocm_control_unregister() };
+        let _ = &self.files;
+    }
+}

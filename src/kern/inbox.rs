@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Lists of what a worker has to serve.
+//!
+//! Both kinds link [`Served`] objects through a field of theirs and own one reference to each.
+//! That an object is on one list at most is the meaning of the LISTED flag of
+//! `engine::sched::ownership`: only who was told to list an object may push it.
+
+use super::served::{Served, Service};
+use super::thread;
+use core::ptr;
+use kernel::prelude::*;
+use kernel::sync::aref::ARef;
+use kernel::sync::atomic::{Atomic, Full, Relaxed};
+use kernel::sync::{Arc, SetOnce};
+use kernel::task::Task;
+
+/// What others hand to a worker: many push from any context, without locks; the worker takes all.
+///
+/// # Invariants
+///
+/// `newest` heads a list, linked by `Served::next` and ended by null, of pointers that came from
+/// `Arc::into_raw`.
+pub struct Inbox<S: Service> {
+    newest: Atomic<*mut Served<S>>,
+    reader: SetOnce<ARef<Task>>,
+}
+
+// SAFETY: An inbox owns references to `Served` objects, which any thread may use and drop.
+unsafe impl<S: Service> Send for Inbox<S> {}
+// SAFETY: Its methods may be called by any thread at once.
+unsafe impl<S: Service> Sync for Inbox<S> {}
+
+impl<S: Service> Inbox<S> {
+    /// An empty inbox that nobody reads yet.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new() -> Result<Arc<Self>> {
+        // INVARIANT: Null is the empty list.
+        Ok(Arc::new(
+            Self {
+                newest: Atomic::new(ptr::null_mut()),
+                reader: SetOnce::new(),
+            },
+            GFP_KERNEL,
+        )?)
+    }
+
+    /// Says which thread is to be woken. Only the first call counts.
+    pub(super) fn set_reader(&self, task: ARef<Task>) {
+        self.reader.populate(task);
+    }
+
+    /// Whether there is nothing to take.
+    pub fn is_empty(&self) -> bool {
+        self.newest.load(Relaxed).is_null()
+    }
+
+    /// Hands `object` to the reader. The caller was told to list it. Any context.
+    pub(super) fn push(&self, object: Arc<Served<S>>) {
+        let object = Arc::into_raw(object).cast_mut();
+        let mut newest = self.newest.load(Relaxed);
+        loop {
+            // SAFETY: The pointer was made from a reference that the list is about to own.
+            unsafe { (*object).next.store(newest, Relaxed) };
+            // INVARIANT: `object` heads what was the list, if the exchange succeeds.
+            // The full order pairs with `Thread::sleep_unless`: who announces its sleep before
+            // it looks here sees the object, or is seen asleep below.
+            match self.newest.cmpxchg(newest, object, Full) {
+                Ok(_) => break,
+                Err(current) => newest = current,
+            }
+        }
+        // If there was something, whoever put it there has woken the reader.
+        if newest.is_null() {
+            if let Some(reader) = self.reader.as_ref() {
+                reader.wake_up();
+            }
+        }
+    }
+}
+
+impl<S: Service> Drop for Inbox<S> {
+    fn drop(&mut self) {
+        // Objects find their worker's inbox under RCU alone, see `Served::list`.
+        thread::synchronize_rcu();
+    }
+}
+
+/// The worker's own list: first in, first out.
+///
+/// # Invariants
+///
+/// `first` heads a list, linked by `Served::next` and ended by null, of pointers that came from
+/// `Arc::into_raw`; `last` is its last element, or null when there is none.
+pub struct Fifo<S: Service> {
+    first: *mut Served<S>,
+    last: *mut Served<S>,
+}
+
+impl<S: Service> Fifo<S> {
+    /// An empty list.
+    pub const fn new() -> Self {
+        // INVARIANT: Null is the empty list.
+        Self {
+            first: ptr::null_mut(),
+            last: ptr::null_mut(),
+        }
+    }
+
+    /// Appends `object`, which the caller was told to list.
+    pub fn push(&mut self, object: Arc<Served<S>>) {
+        let object = Arc::into_raw(object).cast_mut();
+        // SAFETY: The pointer was made from a reference that the list is about to own.
+        unsafe { (*object).next.store(ptr::null_mut(), Relaxed) };
+        // INVARIANT: `object` is the new end.
+        if self.last.is_null() {
+            self.first = object;
+        } else {
+            // SAFETY: By the type invariant the list owns a reference to its last element.
+            unsafe { (*self.last).next.store(object, Relaxed) };
+        }
+        self.last = object;
+    }
+
+    /// Takes the object that has waited longest.
+    pub fn pop(&mut self) -> Option<Arc<Served<S>>> {
+        let object = self.first;
+        if object.is_null() {
+            return None;
+        }
+        // SAFETY: By the type invariant the list owns a reference to its first element.
+        self.first = unsafe { (*object).next.load(Relaxed) };
+        // INVARIANT: What followed the first element is the list now.
+        if self.first.is_null() {
+            self.last = ptr::null_mut();
+        }
+        // SAFETY: By the type invariant the pointer came from `Arc::into_raw`, and the list has
+        // just given it up.
+        Some(unsafe { Arc::from_raw(object) })
+    }
+
+    /// Appends everything that is in `inbox`, oldest first.
+    pub fn take_all(&mut self, inbox: &Inbox<S>) {
+        // INVARIANT: The inbox is empty, and its list is this function's. The full order pairs
+        // with the exchange in `Inbox::push`: the links and the objects' contents are visible.
+        let mut object = inbox.newest.xchg(ptr::null_mut(), Full);
+        let mut older = ptr::null_mut();
+        while !object.is_null() {
+            // SAFETY: By the type invariant of the inbox, its list owned a reference.
+            let link = unsafe { &(*object).next };
+            let next = link.load(Relaxed);
+            link.store(older, Relaxed);
+            older = object;
+            object = next;
+        }
+        while !older.is_null() {
+            // SAFETY: As above; the list was turned around.
+            let next = unsafe { (*older).next.load(Relaxed) };
+            // SAFETY: The pointer came from `Arc::into_raw`, and the list has given it up.
+            self.push(unsafe { Arc::from_raw(older) });
+            older = next;
+        }
+    }
+}
+
+impl<S: Service> Drop for Fifo<S> {
+    fn drop(&mut self) {
+        while self.pop().is_some() {}
+    }
+}

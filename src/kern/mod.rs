@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Abstractions over the kernel: everything that is unsafe, every binding, every errno. What is
+//! public here is safe to use from `vhost`.
+
+mod bindings;
+pub mod control;
+pub mod cpu;
+pub mod error;
+pub mod eventfd;
+pub mod inbox;
+pub mod misc;
+pub mod mm;
+pub mod process;
+pub mod served;
+pub mod sysfs;
+pub mod tap;
+pub mod thread;
+pub mod user;
+pub mod vhost_abi;
+pub mod watch;

@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The backends of a virtqueue: tun, tap and packet sockets.
+
+use super::bindings as shim;
+use super::error::enotsock;
+use super::eventfd::FileRef;
+use super::user::{as_iovec, UserMemory};
+use crate::engine::mem::Segment;
+use crate::engine::vnet;
+use core::ptr::NonNull;
+use kernel::bindings;
+use kernel::error::{from_err_ptr, to_result};
+use kernel::prelude::*;
+
+/// Frames in a batch, and entries that are taken from a tap's ring at once.
+pub const BATCH: usize = shim::IOCM_BATCH as usize;
+
+/// The longest name of an interface, with the zero that ends it (`IFNAMSIZ`).
+pub const NAME_SIZE: usize = 16;
+
+/// A socket that packets are sent to and received from.
+///
+/// # Invariants
+///
+/// The pointer is valid and this object owns one reference to the socket's file.
+pub struct Socket(NonNull<bindings::socket>);
+
+// SAFETY: A socket's operations lock it; its file is reference counted.
+unsafe impl Send for Socket {}
+// SAFETY: As for `Send`.
+unsafe impl Sync for Socket {}
+
+impl Socket {
+    /// Takes the socket behind `fd`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTSOCK` for everything that is neither a tun or tap file nor a raw packet socket.
+    pub fn from_fd(fd: i32) -> Result<Self> {
+        // SAFETY: Any number is good: it is looked up in the caller's table.
+        let socket = from_err_ptr(unsafe { shim::iocm_socket_get(fd) })?;
+        // INVARIANT: The lookup returned its own reference.
+        NonNull::new(socket).map(Self).ok_or_else(enotsock)
+    }
+
+    fn as_ptr(&self) -> *mut bindings::socket {
+        self.0.as_ptr()
+    }
+
+    /// The socket's file, to be watched.
+    pub fn file(&self) -> Result<FileRef> {
+        // SAFETY: The socket is valid and has a file as long as there is a reference to it.
+        let file = NonNull::new(unsafe { (*self.as_ptr()).file }).ok_or_else(enotsock)?;
+        // SAFETY: The file is valid, so a reference can be added.
+        unsafe { bindings::get_file(file.as_ptr()) };
+        // SAFETY: The reference was taken just now.
+        Ok(unsafe { FileRef::from_raw(file) })
+    }
+
+    /// The name of the interface behind the socket, ended by a zero. May sleep.
+    pub fn name(&self) -> [u8; NAME_SIZE] {
+        let mut name = [0u8; NAME_SIZE];
+        // SAFETY: The socket is valid, and the buffer has the size that is passed.
+        unsafe { shim::iocm_socket_name(self.as_ptr(), name.as_mut_ptr().cast(), name.len()) };
+        name
+    }
+
+    /// Whether the socket takes batches: its send buffer has no limit.
+    pub fn takes_batches(&self) -> bool {
+        // SAFETY: The socket is valid.
+        unsafe { shim::iocm_socket_unlimited(self.as_ptr()) }
+    }
+
+    /// Whether there is room to send.
+    pub fn is_writable(&self) -> bool {
+        // SAFETY: The socket is valid.
+        unsafe { shim::iocm_socket_writable(self.as_ptr()) }
+    }
+
+    /// Sends `len` bytes of `segments` of `memory`, from `skip` bytes on, as one packet. `more`
+    /// says that another one follows at once.
+    ///
+    /// # Errors
+    ///
+    /// The socket's own; `EAGAIN`, `ENOMEM` and `ENOBUFS` may pass.
+    pub fn send(
+        &self,
+        _memory: &UserMemory<'_>,
+        segments: &[Segment],
+        skip: usize,
+        len: usize,
+        more: bool,
+    ) -> Result {
+        // SAFETY: The socket is valid. The segments have the layout of `struct iovec` and point
+        // to what is reached as user memory only.
+        let sent = unsafe {
+            shim::iocm_socket_send(
+                self.as_ptr(),
+                as_iovec(segments),
+                segments.len() as u32,
+                skip,
+                len,
+                more,
+            )
+        };
+        to_result(sent.min(0))
+    }
+}
+
+impl PartialEq for Socket {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant there is a reference to give up.
+        unsafe { shim::iocm_socket_put(self.as_ptr()) };
+    }
+}
+
+/// Why a packet cannot become a frame of a batch.
+pub enum FrameError {
+    /// It is too large, and has to be sent alone.
+    TooLarge,
+    /// It is broken, or there is no memory for it.
+    Dropped,
+}
+
+/// A batch of frames that are sent with one call.
+///
+/// # Invariants
+///
+/// The pointer is valid and this object's alone; `count` is the number of frames in it, at most
+/// [`BATCH`].
+pub struct Frames {
+    frames: NonNull<shim::iocm_frames>,
+    count: usize,
+}
+
+// SAFETY: The batch is a piece of memory that belongs to no thread.
+unsafe impl Send for Frames {}
+
+impl Frames {
+    /// An empty batch.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new() -> Result<Self> {
+        // SAFETY: Allocating has no precondition.
+        let frames = NonNull::new(unsafe { shim::iocm_frames_alloc() }).ok_or(ENOMEM)?;
+        // INVARIANT: Allocated just now, empty.
+        Ok(Self { frames, count: 0 })
+    }
+
+    /// Whether the batch is empty.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Copies `len` bytes of `segments` of `memory`, from `skip` bytes on, into the batch for
+    /// `socket`. The first `header_len` of them are the virtio header, which is 0, 10 or 12.
+    pub fn add(
+        &mut self,
+        socket: &Socket,
+        _memory: &UserMemory<'_>,
+        segments: &[Segment],
+        skip: usize,
+        len: usize,
+        header_len: usize,
+    ) -> Result<(), FrameError> {
+        if self.count >= BATCH {
+            return Err(FrameError::TooLarge);
+        }
+        // SAFETY: The batch and the socket are valid; the segments have the layout of `struct
+        // iovec` and point to what is reached as user memory only.
+        let header = from_err_ptr(unsafe {
+            shim::iocm_frames_begin(
+                self.frames.as_ptr(),
+                socket.as_ptr(),
+                as_iovec(segments),
+                segments.len() as u32,
+                skip,
+                len,
+                header_len,
+            )
+        });
+        let header: *mut vnet::Header = match header {
+            Ok(header) => header.cast(),
+            Err(error) if error == ENOSPC => return Err(FrameError::TooLarge),
+            Err(_) => return Err(FrameError::Dropped),
+        };
+        // SAFETY: What was returned is at least a header long: padding comes before the packet, or
+        // the caller's `header_len` counts it.
+        let header = unsafe { &mut *header };
+        match vnet::checked_hdr_len(header, len) {
+            Ok(None) => (),
+            Ok(Some(hdr_len)) => vnet::set_hdr_len(header, hdr_len),
+            Err(vnet::ChecksumOutside) => {
+                // SAFETY: A frame was begun.
+                unsafe { shim::iocm_frames_abort(self.frames.as_ptr()) };
+                return Err(FrameError::Dropped);
+            }
+        }
+        // SAFETY: A frame was begun, and there is room for it.
+        unsafe { shim::iocm_frames_commit(self.frames.as_ptr()) };
+        // INVARIANT: One more, and it was below the maximum.
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Sends the batch to `socket`; it is empty afterwards in any case.
+    ///
+    /// # Errors
+    ///
+    /// The socket's own, when it refused the batch as a whole. A frame that it cannot deliver it
+    /// drops without saying so.
+    pub fn send(&mut self, socket: &Socket) -> Result {
+        if self.count == 0 {
+            return Ok(());
+        }
+        // INVARIANT: The call empties the batch.
+        self.count = 0;
+        // SAFETY: The batch and the socket are valid.
+        to_result(unsafe { shim::iocm_frames_send(self.frames.as_ptr(), socket.as_ptr()) })
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        // Who adds frames sends them before its slice ends, so there is none left to free.
+        // SAFETY: By the type invariant the batch is valid and this object's alone.
+        unsafe { shim::iocm_frames_free(self.frames.as_ptr()) };
+    }
+}
+
+/// Packets that were taken from a tap's ring and not yet received.
+///
+/// # Invariants
+///
+/// The pointer is valid and this object's alone; if it is attached, it is to `socket`.
+pub struct Entries {
+    entries: NonNull<shim::iocm_entries>,
+}
+
+// SAFETY: The entries are a piece of memory that belongs to no thread.
+unsafe impl Send for Entries {}
+
+impl Entries {
+    /// No entries, of no socket.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new() -> Result<Self> {
+        // SAFETY: Allocating has no precondition.
+        let entries = NonNull::new(unsafe { shim::iocm_entries_alloc() }).ok_or(ENOMEM)?;
+        // INVARIANT: Allocated just now, not attached.
+        Ok(Self { entries })
+    }
+}
+
+impl Drop for Entries {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant this is valid and this object's alone.
+        unsafe { shim::iocm_entries_free(self.entries.as_ptr()) };
+    }
+}
+
+/// The receiving end of a socket.
+///
+/// # Invariants
+///
+/// `entries` are attached to `socket`.
+pub struct Receiver {
+    entries: Entries,
+    socket: Socket,
+}
+
+impl Receiver {
+    /// Receives from `socket`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new(socket: Socket) -> Result<Self> {
+        let entries = Entries::new()?;
+        // SAFETY: Both are valid.
+        unsafe { shim::iocm_entries_attach(entries.entries.as_ptr(), socket.as_ptr()) };
+        // INVARIANT: Attached just now.
+        Ok(Self { entries, socket })
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// The length of the next packet in bytes, without any header; 0 if there is none.
+    pub fn peek(&mut self) -> usize {
+        // SAFETY: By the type invariant the entries are attached to the socket.
+        unsafe { shim::iocm_entries_peek(self.entries.entries.as_ptr(), self.socket.as_ptr()) }
+    }
+
+    /// Whether there is a packet.
+    pub fn is_ready(&mut self) -> bool {
+        // SAFETY: By the type invariant the entries are attached to the socket.
+        unsafe { shim::iocm_entries_ready(self.entries.entries.as_ptr(), self.socket.as_ptr()) }
+    }
+
+    /// Receives the packet that was peeked at into `segments` of `memory`, from `skip` bytes on.
+    /// `len` is its length with the socket's header.
+    ///
+    /// Returns whether it was received whole; otherwise it is lost.
+    pub fn receive(
+        &mut self,
+        _memory: &UserMemory<'_>,
+        segments: &[Segment],
+        skip: usize,
+        len: usize,
+    ) -> bool {
+        // SAFETY: By the type invariant the entries are attached to the socket, and a packet was
+        // peeked at. The segments have the layout of `struct iovec` and point to what is reached
+        // as user memory only.
+        let received = unsafe {
+            shim::iocm_entries_receive(
+                self.entries.entries.as_ptr(),
+                self.socket.as_ptr(),
+                as_iovec(segments),
+                segments.len() as u32,
+                skip,
+                len,
+            )
+        };
+        usize::try_from(received).is_ok_and(|received| received == len)
+    }
+
+    /// Drops the packet that was peeked at; its first byte may land in `segment` of `memory`.
+    pub fn drop_packet(&mut self, _memory: &UserMemory<'_>, segment: &Segment) {
+        // SAFETY: As for `receive`. The result does not matter: the packet is gone in any case.
+        unsafe {
+            shim::iocm_entries_drop(
+                self.entries.entries.as_ptr(),
+                self.socket.as_ptr(),
+                as_iovec(core::slice::from_ref(segment)),
+            )
+        };
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the entries are attached to the socket.
+        unsafe { shim::iocm_entries_detach(self.entries.entries.as_ptr()) };
+    }
+}

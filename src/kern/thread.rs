@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Kernel threads.
+
+use super::bindings as shim;
+use super::inbox::Inbox;
+use super::mm::Adopted;
+use super::served::Service;
+use kernel::bindings;
+use kernel::error::from_err_ptr;
+use kernel::prelude::*;
+use kernel::str::CStr;
+use kernel::sync::aref::ARef;
+use kernel::sync::Arc;
+use kernel::task::Task;
+
+/// What a thread does.
+pub trait Body: Send + Sync + 'static {
+    /// What its inbox holds.
+    type Service: Service;
+
+    /// The inbox, of which the thread is the reader.
+    fn inbox(&self) -> &Inbox<Self::Service>;
+
+    /// Runs until [`Current::should_stop`] says so.
+    fn run(&self, current: &mut Current);
+}
+
+/// The current thread, for the body that runs in it.
+pub struct Current {
+    /// The address space that the thread is in.
+    pub mm: Adopted,
+}
+
+impl Current {
+    /// Whether the thread is asked to end.
+    pub fn should_stop(&self) -> bool {
+        // SAFETY: The current thread was made by `kthread_create_on_node()`.
+        unsafe { bindings::kthread_should_stop() }
+    }
+
+    /// Sleeps until something comes into `inbox` or the thread is asked to end.
+    pub fn sleep_unless<S: Service>(&self, inbox: &Inbox<S>) {
+        // SAFETY: The announcement is taken back below.
+        unsafe { shim::iocm_prepare_sleep() };
+        if inbox.is_empty() && !self.should_stop() {
+            // SAFETY: This thread holds no lock that forbids to sleep.
+            unsafe { bindings::schedule() };
+        }
+        // SAFETY: Being awake needs no precondition.
+        unsafe { shim::iocm_cancel_sleep() };
+    }
+
+    /// Lets others run, between two slices.
+    pub fn breathe(&self) {
+        // SAFETY: The thread holds neither locks nor an RCU read section between slices.
+        unsafe { shim::iocm_breathe() };
+    }
+}
+
+/// A kernel thread, which ends when this is dropped.
+///
+/// # Invariants
+///
+/// `task` is the thread, to which this object owns a reference; the thread borrows `body` until it
+/// has ended.
+pub struct Thread<B: Body> {
+    task: ARef<Task>,
+    body: Arc<B>,
+}
+
+impl<B: Body> Thread<B> {
+    /// Starts a thread that runs `body`, on `cpu` only if there is one.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, `EINTR` when the process is being killed.
+    pub fn spawn(name: &CStr, cpu: Option<u32>, body: Arc<B>) -> Result<Self> {
+        // SAFETY: `main` accepts a pointer to a body, which stays valid: this object keeps it
+        // until the thread has ended. The name is copied.
+        let task = from_err_ptr(unsafe {
+            bindings::kthread_create_on_node(
+                Some(Self::main),
+                Arc::as_ptr(&body).cast_mut().cast(),
+                bindings::NUMA_NO_NODE,
+                c"%s".as_ptr().cast(),
+                name.as_ptr(),
+            )
+        })?;
+        if let Some(cpu) = cpu {
+            // SAFETY: The thread was not woken yet.
+            unsafe { bindings::kthread_bind(task, cpu) };
+        }
+        // SAFETY: The thread lives, since it was not woken yet.
+        let task = unsafe { &*task.cast::<Task>() };
+        let task: ARef<Task> = task.into();
+        body.inbox().set_reader(task.clone());
+        task.wake_up();
+        // INVARIANT: A reference was taken above, and `body` is kept here.
+        Ok(Self { task, body })
+    }
+
+    /// The thread's number in the initial namespace.
+    pub fn pid(&self) -> i32 {
+        self.task.pid()
+    }
+
+    /// The only CPU on which the thread may run, or -1 if there are several.
+    pub fn cpu(&self) -> i32 {
+        // SAFETY: By the type invariant the thread's structure is valid.
+        unsafe { shim::iocm_task_cpu(self.task.as_ptr()) }
+    }
+
+    unsafe extern "C" fn main(data: *mut kernel::ffi::c_void) -> kernel::ffi::c_int {
+        // SAFETY: `spawn` passes a body that is kept until this thread has ended.
+        let body = unsafe { &*data.cast::<B>() };
+        // SAFETY: The function changes a flag of the current thread under its lock.
+        unsafe { shim::iocm_allow_affinity() };
+        let mut current = Current {
+            // SAFETY: A thread of this module has no address space of its own, and this is the
+            // only place where its way into others is made.
+            mm: unsafe { Adopted::new() },
+        };
+        body.run(&mut current);
+        0
+    }
+}
+
+impl<B: Body> Drop for Thread<B> {
+    fn drop(&mut self) {
+        // Whoever found the inbox before the last object left it has pushed when this returns, so
+        // the thread finds it when it looks for the last time.
+        synchronize_rcu();
+        // SAFETY: By the type invariant the structure is valid. A thread that was never run does
+        // not run any more, one that runs has ended when this returns.
+        unsafe { bindings::kthread_stop(self.task.as_ptr()) };
+        let _ = &self.body;
+    }
+}
+
+/// Waits until every RCU read section that runs now has ended.
+pub(super) fn synchronize_rcu() {
+    // SAFETY: The callers may sleep: they drop what was shared.
+    unsafe { bindings::synchronize_rcu() };
+}
+
+/// Fails with `EINTR` when the current process is being killed, so that a loop whose length user
+/// space chose can end.
+pub(super) fn check_killed() -> Result {
+    // SAFETY: The function looks at the current task.
+    if unsafe { shim::iocm_killed() } {
+        return Err(EINTR);
+    }
+    Ok(())
+}

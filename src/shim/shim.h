@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The C that has to be C: static inlines, macros, and tables that macros build. Everything here
+ * is called from src/kern only, through declarations that bindgen makes of this file.
+ */
+#ifndef VHOST_IOCM_SHIM_H
+#define VHOST_IOCM_SHIM_H
+
+#include <linux/net.h>
+#include <linux/types.h>
+#include <linux/uio.h>
+
+struct kobject;
+struct task_struct;
+
+/* Frames that one call hands to a tap, and entries taken from a tap's ring at once. */
+#define IOCM_BATCH 64
+
+/* tap.c: all contact with tun, tap and packet sockets */
+
+struct iocm_frames;
+struct iocm_entries;
+
+struct socket *iocm_socket_get(int fd);
+void iocm_socket_put(struct socket *sock);
+void iocm_socket_name(struct socket *sock, char *name, size_t size);
+bool iocm_socket_unlimited(struct socket *sock);
+bool iocm_socket_writable(struct socket *sock);
+int iocm_socket_send(struct socket *sock, const struct iovec *segments, unsigned int count,
+		     size_t skip, size_t len, bool more);
+
+struct iocm_frames *iocm_frames_alloc(void);
+void iocm_frames_free(struct iocm_frames *frames);
+void *iocm_frames_begin(struct iocm_frames *frames, struct socket *sock,
+			const struct iovec *segments, unsigned int count, size_t skip, size_t len,
+			size_t header_len);
+void iocm_frames_commit(struct iocm_frames *frames);
+void iocm_frames_abort(struct iocm_frames *frames);
+int iocm_frames_send(struct iocm_frames *frames, struct socket *sock);
+
+struct iocm_entries *iocm_entries_alloc(void);
+void iocm_entries_free(struct iocm_entries *entries);
+void iocm_entries_attach(struct iocm_entries *entries, struct socket *sock);
+void iocm_entries_detach(struct iocm_entries *entries);
+size_t iocm_entries_peek(struct iocm_entries *entries, struct socket *sock);
+bool iocm_entries_ready(struct iocm_entries *entries, struct socket *sock);
+int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
+			 const struct iovec *segments, unsigned int count, size_t skip, size_t len);
+int iocm_entries_drop(struct iocm_entries *entries, struct socket *sock,
+		      const struct iovec *segment);
+
+/* user.c: user memory */
+
+bool iocm_access_ok(u64 addr, u64 len);
+int iocm_get_u16(u64 addr, u16 *value);
+int iocm_put_u16(u64 addr, u16 value);
+int iocm_copy_to_segments(const struct iovec *segments, unsigned int count, size_t skip,
+			  const void *data, size_t len);
+
+/* task.c: threads and processors */
+
+void iocm_allow_affinity(void);
+int iocm_task_cpu(struct task_struct *task);
+void iocm_prepare_sleep(void);
+void iocm_cancel_sleep(void);
+void iocm_breathe(void);
+bool iocm_killed(void);
+bool iocm_cpu_possible(int cpu);
+bool iocm_cpu_online(int cpu);
+u64 iocm_cycles(void);
+
+/* control.c: /sys/class/vhost and the files that are not in a directory of one object */
+
+/* The files, as the callbacks name them. */
+enum iocm_file {
+	IOCM_FILE_EPOCH,
+	IOCM_FILE_CYCLES,
+	IOCM_FILE_NR_IOCORES,
+	IOCM_FILE_WORKER_CREATE,
+	IOCM_FILE_WORKER_REMOVE,
+	IOCM_FILE_WORKER_DEFAULT,
+};
+
+/* The directories, as iocm_control_directory() names them. */
+enum iocm_directory {
+	IOCM_DIRECTORY_WORKER,
+	IOCM_DIRECTORY_DEV,
+	IOCM_DIRECTORY_VQ,
+	IOCM_DIRECTORIES,
+};
+
+struct iocm_control_ops {
+	ssize_t (*show)(const void *context, int file, char *page);
+	ssize_t (*store)(const void *context, int file, const char *text, size_t len);
+};
+
+int iocm_control_register(const struct iocm_control_ops *ops, const void *context);
+void iocm_control_unregister(void);
+struct kobject *iocm_control_directory(enum iocm_directory directory);
+
+/* parameters.c: module parameters that are text */
+
+const char *iocm_device_name(void);
+
+#endif

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * All contact with tun, tap (macvtap, ipvtap) and packet sockets. Their in-kernel interface has
+ * no promise of stability: 7.3 replaces the access to the rings of tun and tap by wrappers.
+ */
+#include <linux/file.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/if_tap.h>
+#include <linux/if_tun.h>
+#include <linux/if_vlan.h>
+#include <linux/netdevice.h>
+#include <linux/page_frag_cache.h>
+#include <linux/poll.h>
+#include <linux/ptr_ring.h>
+#include <linux/seq_file.h>
+#include <linux/skb_array.h>
+#include <linux/slab.h>
+#include <linux/virtio_net.h>
+#include <net/sock.h>
+#include <net/xdp.h>
+
+#include "shim.h"
+
+/*
+ * The socket behind @fd: a raw packet socket, or the socket of a tun or tap file. The caller owns
+ * the reference to its file. The descriptor is looked up once: a second look could find another
+ * file (CVE-2023-1838).
+ */
+struct socket *iocm_socket_get(int fd)
+{
+	struct file *file = fget(fd);
+	struct socket *sock;
+
+	if (!file)
+		return ERR_PTR(-ENOTSOCK);
+
+	sock = sock_from_file(file);
+	if (sock) {
+		if (sock->sk->sk_type == SOCK_RAW && sock->sk->sk_family == AF_PACKET)
+			return sock;
+	} else {
+		sock = tun_get_socket(file);
+		if (!IS_ERR(sock))
+			return sock;
+		sock = tap_get_socket(file);
+		if (!IS_ERR(sock))
+			return sock;
+	}
+	fput(file);
+	return ERR_PTR(-ENOTSOCK);
+}
+
+void iocm_socket_put(struct socket *sock)
+{
+	fput(sock->file);
+}
+
+static bool packet_name(struct socket *sock, char *name)
+{
+	struct sockaddr_storage address = {};
+	const struct sockaddr_ll *packet = (const struct sockaddr_ll *)&address;
+	struct net_device *dev;
+	bool found = false;
+
+	if (sock->ops->family != AF_PACKET ||
+	    sock->ops->getname(sock, (struct sockaddr *)&address, 0) < 0)
+		return false;
+
+	rcu_read_lock();
+	dev = dev_get_by_index_rcu(sock_net(sock->sk), packet->sll_ifindex);
+	if (dev) {
+		strscpy(name, dev->name, IFNAMSIZ);
+		found = true;
+	}
+	rcu_read_unlock();
+	return found;
+}
+
+/*
+ * Writes the name of the interface behind @sock, now, to @name of @size bytes, at least IFNAMSIZ.
+ * Tun tells the name of its interface to nobody but the readers of its fdinfo. A macvtap or ipvtap
+ * file says nothing at all, but its node is called after the interface's index.
+ */
+void iocm_socket_name(struct socket *sock, char *name, size_t size)
+{
+	struct file *file = sock->file;
+	char text[64] = "";
+	struct seq_file fdinfo = { .buf = text, .size = sizeof(text) };
+	char *begin, *end;
+
+	name[0] = '\0';
+	if (size < IFNAMSIZ || packet_name(sock, name))
+		return;
+
+	if (!IS_ERR(tun_get_socket(file)) && file->f_op->show_fdinfo) {
+		file->f_op->show_fdinfo(&fdinfo, file);
+		text[min(fdinfo.count, sizeof(text) - 1)] = '\0';
+		begin = strstr(text, "iff:\t");
+		if (!begin)
+			return;
+		begin += strlen("iff:\t");
+		end = strchrnul(begin, '\n');
+		*end = '\0';
+		strscpy(name, begin, size);
+		return;
+	}
+	strscpy(name, file->f_path.dentry->d_name.name, size);
+}
+
+/* Frames are sent in batches only when the send buffer has no limit, which batches ignore. */
+bool iocm_socket_unlimited(struct socket *sock)
+{
+	return READ_ONCE(sock->sk->sk_sndbuf) == INT_MAX;
+}
+
+bool iocm_socket_writable(struct socket *sock)
+{
+	return vfs_poll(sock->file, NULL) & EPOLLOUT;
+}
+
+/*
+ * Sends @len bytes of @segments, from @skip bytes on, as one packet. Returns what the socket says:
+ * a negative errno, or the bytes that it took.
+ */
+int iocm_socket_send(struct socket *sock, const struct iovec *segments, unsigned int count,
+		     size_t skip, size_t len, bool more)
+{
+	struct msghdr msg = {
+		.msg_flags = MSG_DONTWAIT | (more ? MSG_MORE : 0),
+	};
+
+	iov_iter_init(&msg.msg_iter, ITER_SOURCE, segments, count, skip + len);
+	iov_iter_advance(&msg.msg_iter, skip);
+	return READ_ONCE(sock->ops)->sendmsg(sock, &msg, len);
+}
+
+/*
+ * A batch of frames to send. What lies in the page fragment of a frame is agreed with tun and tap:
+ * the virtio header at its start, the packet after the padding, struct skb_shared_info behind it.
+ */
+struct iocm_frames {
+	struct page_frag_cache cache;
+	unsigned int count;
+	/* The frame between begin and commit or abort. */
+	void *buffer;
+	unsigned int size;
+	unsigned int pad;
+	size_t header_len;
+	size_t len;
+	struct xdp_buff frames[IOCM_BATCH];
+};
+
+struct iocm_frames *iocm_frames_alloc(void)
+{
+	struct iocm_frames *frames = kzalloc(sizeof(*frames), GFP_KERNEL);
+
+	if (frames)
+		page_frag_cache_init(&frames->cache);
+	return frames;
+}
+
+/* The batch is empty: whoever adds frames sends them before the slice ends. */
+void iocm_frames_free(struct iocm_frames *frames)
+{
+	page_frag_cache_drain(&frames->cache);
+	kfree(frames);
+}
+
+/*
+ * Copies a packet of @len bytes, its first @header_len being the virtio header for the socket.
+ * Returns the copied header, to be looked at before commit, or an error: -ENOSPC for a packet that
+ * is too large for a frame, -ENOMEM, -EFAULT.
+ */
+void *iocm_frames_begin(struct iocm_frames *frames, struct socket *sock,
+			const struct iovec *segments, unsigned int count, size_t skip, size_t len,
+			size_t header_len)
+{
+	unsigned int headroom = sock_flag(sock->sk, SOCK_XDP) ? XDP_PACKET_HEADROOM : 0;
+	unsigned int tail = SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
+	unsigned int pad = SKB_DATA_ALIGN(NET_IP_ALIGN + NET_SKB_PAD + headroom + header_len);
+	struct iov_iter from;
+	unsigned int size;
+	void *buffer;
+
+	if (len > PAGE_SIZE || SKB_DATA_ALIGN(len + pad) + tail > PAGE_SIZE)
+		return ERR_PTR(-ENOSPC);
+
+	size = SKB_DATA_ALIGN(len + pad) + tail;
+	buffer = page_frag_alloc_align(&frames->cache, size, GFP_KERNEL | __GFP_NOWARN,
+				       SMP_CACHE_BYTES);
+	if (unlikely(!buffer))
+		return ERR_PTR(-ENOMEM);
+
+	iov_iter_init(&from, ITER_SOURCE, segments, count, skip + len);
+	iov_iter_advance(&from, skip);
+	if (unlikely(copy_from_iter(buffer + pad - header_len, len, &from) != len)) {
+		page_frag_free(buffer);
+		return ERR_PTR(-EFAULT);
+	}
+
+	/* Tun reads a header at the start of the buffer even where the guest sent none. */
+	if (!header_len)
+		memset(buffer, 0, pad);
+
+	frames->buffer = buffer;
+	frames->size = size;
+	frames->pad = pad;
+	frames->header_len = header_len;
+	frames->len = len;
+	return header_len ? buffer + pad - header_len : buffer;
+}
+
+/* Adds the frame that was begun. The caller sends before there are more than IOCM_BATCH. */
+void iocm_frames_commit(struct iocm_frames *frames)
+{
+	struct xdp_buff *frame = &frames->frames[frames->count];
+
+	memmove(frames->buffer, frames->buffer + frames->pad - frames->header_len,
+		frames->header_len);
+	xdp_init_buff(frame, frames->size, NULL);
+	xdp_prepare_buff(frame, frames->buffer, frames->pad, frames->len - frames->header_len,
+			 true);
+	frames->count++;
+}
+
+void iocm_frames_abort(struct iocm_frames *frames)
+{
+	page_frag_free(frames->buffer);
+}
+
+/*
+ * Sends the batch, which is empty afterwards. The socket owns the pages unless it refuses the
+ * whole batch; then they are freed here, and all frames are lost.
+ */
+int iocm_frames_send(struct iocm_frames *frames, struct socket *sock)
+{
+	struct tun_msg_ctl control = {
+		.type = TUN_MSG_PTR,
+		.num = frames->count,
+		.ptr = frames->frames,
+	};
+	struct msghdr msg = {
+		.msg_flags = MSG_DONTWAIT,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+	unsigned int i;
+	int err;
+
+	err = READ_ONCE(sock->ops)->sendmsg(sock, &msg, 0);
+	if (unlikely(err < 0)) {
+		for (i = 0; i < frames->count; i++)
+			page_frag_free(frames->frames[i].data);
+	}
+	frames->count = 0;
+	return min(err, 0);
+}
+
+/* Packets that were taken from the ring of a tun or tap and not yet received. */
+struct iocm_entries {
+	struct ptr_ring *ring;
+	unsigned int head;
+	unsigned int tail;
+	void *entries[IOCM_BATCH];
+};
+
+struct iocm_entries *iocm_entries_alloc(void)
+{
+	return kzalloc(sizeof(struct iocm_entries), GFP_KERNEL);
+}
+
+/* Nothing is attached. */
+void iocm_entries_free(struct iocm_entries *entries)
+{
+	kfree(entries);
+}
+
+/* A packet socket has no ring: its packets are received from its queue one by one. */
+void iocm_entries_attach(struct iocm_entries *entries, struct socket *sock)
+{
+	struct ptr_ring *ring = tun_get_tx_ring(sock->file);
+
+	if (IS_ERR(ring))
+		ring = tap_get_ptr_ring(sock->file);
+	entries->ring = IS_ERR(ring) ? NULL : ring;
+}
+
+/* Gives what was taken and not received back to the ring, for the next to attach. */
+void iocm_entries_detach(struct iocm_entries *entries)
+{
+	if (entries->ring && entries->head != entries->tail)
+		ptr_ring_unconsume(entries->ring, entries->entries + entries->head,
+				   entries->tail - entries->head, tun_ptr_free);
+	entries->head = 0;
+	entries->tail = 0;
+	entries->ring = NULL;
+}
+
+static size_t entry_len(void *entry)
+{
+	if (tun_is_xdp_frame(entry))
+		return ((struct xdp_frame *)tun_ptr_to_xdp(entry))->len;
+	return __skb_array_len_with_tag(entry);
+}
+
+/* The length of the next packet without any header, or 0 when there is none. */
+size_t iocm_entries_peek(struct iocm_entries *entries, struct socket *sock)
+{
+	struct sk_buff_head *queue = &sock->sk->sk_receive_queue;
+	struct sk_buff *skb;
+	unsigned long flags;
+	size_t len = 0;
+
+	if (entries->ring) {
+		if (entries->head == entries->tail) {
+			entries->head = 0;
+			entries->tail = ptr_ring_consume_batched(entries->ring, entries->entries,
+								 IOCM_BATCH);
+			if (!entries->tail)
+				return 0;
+		}
+		return entry_len(entries->entries[entries->head]);
+	}
+
+	spin_lock_irqsave(&queue->lock, flags);
+	skb = skb_peek(queue);
+	if (skb)
+		len = skb->len + (skb_vlan_tag_present(skb) ? VLAN_HLEN : 0);
+	spin_unlock_irqrestore(&queue->lock, flags);
+	return len;
+}
+
+/* Whether a packet waits. Only the receiver itself may ask. */
+bool iocm_entries_ready(struct iocm_entries *entries, struct socket *sock)
+{
+	if (entries->ring)
+		return entries->head != entries->tail || !__ptr_ring_empty(entries->ring);
+	return !skb_queue_empty_lockless(&sock->sk->sk_receive_queue);
+}
+
+static int receive(struct iocm_entries *entries, struct socket *sock, struct msghdr *msg,
+		   size_t len)
+{
+	/* The socket consumes the entry in every case, also when it returns an error. */
+	if (entries->ring) {
+		if (entries->head == entries->tail)
+			return -EAGAIN;
+		msg->msg_control = entries->entries[entries->head++];
+	}
+	return READ_ONCE(sock->ops)->recvmsg(sock, msg, len, MSG_DONTWAIT | MSG_TRUNC);
+}
+
+/*
+ * Receives the packet that was peeked at into @segments, from @skip bytes on. Returns a negative
+ * errno or the length of the packet with the socket's header.
+ */
+int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
+			 const struct iovec *segments, unsigned int count, size_t skip, size_t len)
+{
+	struct msghdr msg = { .msg_flags = MSG_DONTWAIT };
+
+	iov_iter_init(&msg.msg_iter, ITER_DEST, segments, count, skip + len);
+	iov_iter_advance(&msg.msg_iter, skip);
+	return receive(entries, sock, &msg, len);
+}
+
+/* Drops the packet that was peeked at, truncating it to one byte of @segment. */
+int iocm_entries_drop(struct iocm_entries *entries, struct socket *sock,
+		      const struct iovec *segment)
+{
+	struct msghdr msg = { .msg_flags = MSG_DONTWAIT };
+
+	iov_iter_init(&msg.msg_iter, ITER_DEST, segment, 1, 1);
+	return receive(entries, sock, &msg, 1);
+}
