@@ -1,0 +1,466 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A device: one open file of the node, with two virtqueues.
+
+use super::features::{Features, BACKEND_OFFERED, OFFERED, WORDS};
+use super::virtqueue::{Backend, Buffers, Direction, End, Kick, SocketEvent, Virtqueue};
+use crate::engine::abi::{DeviceId, VirtqueueId};
+use crate::engine::ring::{Layout, Ring};
+use crate::kern::error::{ebadfd, enobufs, eopnotsupp, ring_errno};
+use crate::kern::eventfd::{EventFd, FileRef};
+use crate::kern::inbox::Inbox;
+use crate::kern::mm::OwnerMm;
+use crate::kern::process::Process;
+use crate::kern::served::{Hold, Served};
+use crate::kern::tap::{self, Receiver, Socket};
+use crate::kern::user::{access_ok, Argument, MemoryTable, UserMemory};
+use crate::kern::vhost_abi::{
+    ioctl, vhost_vring_addr, vhost_vring_file, vhost_vring_state, MemoryHead,
+};
+use crate::kern::watch::{Watch, READABLE, WRITABLE};
+use kernel::prelude::*;
+use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
+
+/// Virtqueues of a device: one receives, one transmits. More queues are more devices.
+pub const VIRTQUEUES: usize = 2;
+
+/// Regions that a memory table may have; stock vhost's default for `max_mem_regions`, which QEMU
+/// and others assume when they find no such parameter.
+const REGIONS_MAX: u32 = 64;
+
+/// Bytes of a message of the device IOTLB, `struct vhost_msg`.
+const MESSAGE_SIZE: usize = 72;
+
+/// What ioctls set for the device as a whole.
+#[derive(Default)]
+struct Setup {
+    owner: Option<OwnerMm>,
+    memory: Option<Arc<MemoryTable>>,
+}
+
+impl Setup {
+    /// The owner, if it is the caller.
+    fn check_owner(&self) -> Result<&OwnerMm> {
+        match &self.owner {
+            Some(owner) if owner.as_current().is_some() => Ok(owner),
+            _ => Err(EPERM),
+        }
+    }
+}
+
+/// What the control interface says about a device.
+#[derive(Clone, Copy, Default)]
+pub struct Label {
+    /// The process that owns it.
+    pub owner: Option<Process>,
+    /// The interfaces behind its virtqueues, with the zero that ends the names.
+    pub backends: [Option<[u8; tap::NAME_SIZE]>; VIRTQUEUES],
+}
+
+/// A device.
+#[pin_data]
+pub struct Device {
+    /// Its name in the control interface.
+    pub id: DeviceId,
+    virtqueues: [Arc<Served<Virtqueue>>; VIRTQUEUES],
+    #[pin]
+    setup: Mutex<Setup>,
+    #[pin]
+    label: SpinLock<Label>,
+}
+
+impl Device {
+    /// Makes a device that the reader of `inbox` serves.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new(id: DeviceId, inbox: Arc<Inbox<Virtqueue>>) -> Result<Arc<Self>> {
+        let virtqueue = |index| Virtqueue::new(VirtqueueId { device: id, index }, inbox.clone());
+        let virtqueues = [virtqueue(0)?, virtqueue(1)?];
+        Arc::pin_init(
+            pin_init!(Self {
+                id,
+                virtqueues,
+                setup <- new_mutex!(Setup::default(), "vhost_iocm::Device::setup"),
+                label <- new_spinlock!(Label::default(), "vhost_iocm::Device::label"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The virtqueues, by their index.
+    pub fn virtqueues(&self) -> &[Arc<Served<Virtqueue>>; VIRTQUEUES] {
+        &self.virtqueues
+    }
+
+    /// What the control interface says about the device.
+    pub fn label(&self) -> Label {
+        *self.label.lock()
+    }
+
+    /// Gives both virtqueues to the reader of `inbox`. Each is taken between two of its slices.
+    pub fn set_inbox(&self, inbox: &Arc<Inbox<Virtqueue>>) {
+        for virtqueue in &self.virtqueues {
+            virtqueue.as_arc_borrow().hold().set_inbox(inbox.clone());
+        }
+    }
+
+    /// Ends all that the device does, when its file is closed or its owner gives it up. Slices
+    /// that come later find nothing to serve.
+    pub fn stop(&self) {
+        for virtqueue in &self.virtqueues {
+            // What is taken out is dropped when the virtqueue is not held any more: leaving wait
+            // queues and giving packets back to the tap may take a while.
+            let queue = core::mem::take(&mut *virtqueue.as_arc_borrow().hold());
+            drop(queue);
+        }
+        *self.label.lock() = Label::default();
+    }
+
+    /// An ioctl on the device's file.
+    ///
+    /// # Errors
+    ///
+    /// Those of stock vhost-net, in the order in which it finds them; see ioctl(2) of vhost.
+    pub fn ioctl(&self, command: u32, argument: Argument) -> Result<u32> {
+        match command {
+            ioctl::NET_SET_BACKEND => self.set_backend(argument.read()?)?,
+            ioctl::GET_FEATURES => argument.write(&OFFERED[0])?,
+            ioctl::SET_FEATURES => self.set_features([argument.read()?, 0])?,
+            ioctl::GET_FEATURES_ARRAY => get_features_array(argument)?,
+            ioctl::SET_FEATURES_ARRAY => self.set_features(read_features_array(argument)?)?,
+            ioctl::GET_BACKEND_FEATURES => argument.write(&BACKEND_OFFERED)?,
+            ioctl::SET_BACKEND_FEATURES => {
+                if argument.read::<u64>()? & !BACKEND_OFFERED != 0 {
+                    return Err(eopnotsupp());
+                }
+            }
+            ioctl::SET_OWNER => self.set_owner()?,
+            ioctl::RESET_OWNER => self.reset_owner()?,
+            _ => {
+                let mut setup = self.setup.lock();
+                setup.check_owner()?;
+                if command == ioctl::SET_MEM_TABLE {
+                    self.set_memory(&mut setup, argument)?;
+                } else {
+                    self.vring_ioctl(&setup, command, argument)?;
+                }
+            }
+        }
+        Ok(0)
+    }
+
+    /// Reads a message of the device IOTLB, which is not offered: there never is one.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` without waiting, `EBADFD` where one would have to wait for ever.
+    pub fn read(&self, room: usize, nonblocking: bool) -> Result<usize> {
+        if room < MESSAGE_SIZE {
+            Ok(0)
+        } else if nonblocking {
+            Err(EAGAIN)
+        } else {
+            Err(ebadfd())
+        }
+    }
+
+    fn hold(&self, index: usize) -> Hold<'_, Virtqueue> {
+        self.virtqueues[index].as_arc_borrow().hold()
+    }
+
+    fn set_owner(&self) -> Result {
+        let mut setup = self.setup.lock();
+        if setup.owner.is_some() {
+            return Err(EBUSY);
+        }
+        let owner = OwnerMm::current()?;
+        let buffers = [Buffers::new()?, Buffers::new()?];
+        for (index, buffers) in buffers.into_iter().enumerate() {
+            let mut queue = self.hold(index);
+            queue.buffers = Some(buffers);
+            queue.owner = Some(owner.clone());
+        }
+        setup.owner = Some(owner);
+        self.label.lock().owner = Some(Process::current());
+        Ok(())
+    }
+
+    fn reset_owner(&self) -> Result {
+        let mut setup = self.setup.lock();
+        setup.check_owner()?;
+        let memory = MemoryTable::empty()?;
+        self.stop();
+        for index in 0..VIRTQUEUES {
+            self.hold(index).memory = Some(memory.clone());
+        }
+        *setup = Setup {
+            owner: None,
+            memory: Some(memory),
+        };
+        Ok(())
+    }
+
+    fn set_features(&self, words: [u64; WORDS]) -> Result {
+        let features = Features::new(words).ok_or_else(eopnotsupp)?;
+        let _setup = self.setup.lock();
+        for index in 0..VIRTQUEUES {
+            let mut queue = self.hold(index);
+            queue.features = features;
+            queue
+                .ring
+                .set_features(features.event_idx(), features.notify_on_empty());
+        }
+        Ok(())
+    }
+
+    fn set_memory(&self, setup: &mut Setup, argument: Argument) -> Result {
+        let head = argument.read::<MemoryHead>()?;
+        if head.padding != 0 {
+            return Err(eopnotsupp());
+        }
+        if head.nregions > REGIONS_MAX {
+            return Err(E2BIG);
+        }
+        let regions = argument.offset(size_of::<MemoryHead>());
+        let memory = MemoryTable::read(regions, head.nregions as usize)?;
+        for index in 0..VIRTQUEUES {
+            // When this returns no slice uses the old table any more, so user space may unmap
+            // what it described.
+            self.hold(index).memory = Some(memory.clone());
+        }
+        setup.memory = Some(memory);
+        Ok(())
+    }
+
+    /// The ioctls that name a virtqueue. User memory is not touched while one is held: a page
+    /// fault of its owner must delay neither its worker nor who wants to move it. What is checked
+    /// in between stays true, as ioctls of a device exclude each other.
+    fn vring_ioctl(&self, setup: &Setup, command: u32, argument: Argument) -> Result {
+        let index = argument.read::<u32>()? as usize;
+        if index >= VIRTQUEUES {
+            return Err(enobufs());
+        }
+        match command {
+            ioctl::SET_VRING_NUM => {
+                self.check_inactive(index)?;
+                let state = argument.read::<vhost_vring_state>()?;
+                if !self.hold(index).ring.set_num(state.num) {
+                    return Err(EINVAL);
+                }
+            }
+            ioctl::SET_VRING_BASE => {
+                self.check_inactive(index)?;
+                let state = argument.read::<vhost_vring_state>()?;
+                let base = u16::try_from(state.num).map_err(|_| EINVAL)?;
+                self.hold(index).ring.set_base(base);
+            }
+            ioctl::GET_VRING_BASE => {
+                let base = self.hold(index).ring.base();
+                argument.write(&vhost_vring_state {
+                    index: index as u32,
+                    num: u32::from(base),
+                })?;
+            }
+            ioctl::SET_VRING_ADDR => self.set_addresses(setup, index, argument.read()?)?,
+            ioctl::SET_VRING_KICK => {
+                self.set_kick(index, argument.read::<vhost_vring_file>()?.fd)?;
+            }
+            ioctl::SET_VRING_CALL => {
+                let call = EventFd::from_fd(argument.read::<vhost_vring_file>()?.fd)?;
+                let old = core::mem::replace(&mut self.hold(index).call, call);
+                drop(old);
+            }
+            ioctl::SET_VRING_ERR => {
+                let error = EventFd::from_fd(argument.read::<vhost_vring_file>()?.fd)?;
+                let old = core::mem::replace(&mut self.hold(index).error, error);
+                drop(old);
+            }
+            ioctl::SET_VRING_BUSYLOOP_TIMEOUT => {
+                let state = argument.read::<vhost_vring_state>()?;
+                self.hold(index).busyloop_timeout = state.num;
+            }
+            ioctl::GET_VRING_BUSYLOOP_TIMEOUT => {
+                let timeout = self.hold(index).busyloop_timeout;
+                argument.write(&vhost_vring_state {
+                    index: index as u32,
+                    num: timeout,
+                })?;
+            }
+            _ => return Err(ENOTTY),
+        }
+        Ok(())
+    }
+
+    fn check_inactive(&self, index: usize) -> Result {
+        match self.hold(index).backend {
+            Some(_) => Err(EBUSY),
+            None => Ok(()),
+        }
+    }
+
+    fn set_addresses(&self, setup: &Setup, index: usize, addresses: vhost_vring_addr) -> Result {
+        // Flag 0 would log writes to the used ring, which comes with dirty logging.
+        if addresses.flags != 0 {
+            return Err(eopnotsupp());
+        }
+        let layout = Layout {
+            desc: addresses.desc_user_addr,
+            avail: addresses.avail_user_addr,
+            used: addresses.used_user_addr,
+        };
+        // The alignments of the specification (2.7): stock vhost checks these and not the
+        // descriptor table's.
+        if layout.avail % 2 != 0 || layout.used % 4 != 0 || addresses.log_guest_addr % 4 != 0 {
+            return Err(EINVAL);
+        }
+        let mut queue = self.hold(index);
+        let mut ring = queue.ring;
+        ring.set_layout(layout);
+        if queue.backend.is_some() && check_access(setup, &ring).is_err() {
+            return Err(EINVAL);
+        }
+        queue.ring = ring;
+        Ok(())
+    }
+
+    fn set_kick(&self, index: usize, fd: i32) -> Result {
+        let kick = FileRef::from_eventfd(fd)?;
+        if self.hold(index).kick == kick {
+            return Ok(());
+        }
+        let old = {
+            let mut queue = self.hold(index);
+            (
+                core::mem::replace(&mut queue.kick, kick.clone()),
+                queue.kick_watch.take(),
+            )
+        };
+        drop(old);
+        if let Some(kick) = kick {
+            // A kick that came before is served as soon as somebody watches.
+            let target = Kick(self.virtqueues[index].clone());
+            let watch = Watch::new(kick, READABLE, target)?;
+            self.hold(index).kick_watch = Some(watch);
+        }
+        Ok(())
+    }
+
+    fn set_backend(&self, file: vhost_vring_file) -> Result {
+        let setup = self.setup.lock();
+        let owner = setup.check_owner()?;
+        let index = file.index as usize;
+        let direction = match index {
+            0 => Direction::Receive,
+            1 => Direction::Transmit,
+            _ => return Err(enobufs()),
+        };
+        let memory = check_access(&setup, &self.hold(index).ring)?;
+
+        let backend = match file.fd {
+            -1 => None,
+            fd => {
+                let socket = Socket::from_fd(fd)?;
+                if self.is_backend(index, &socket) {
+                    return Ok(());
+                }
+                let name = socket.name();
+                Some((self.make_backend(index, direction, socket)?, name))
+            }
+        };
+
+        // Without a backend the virtqueue is not served, so its ring may be used here, where
+        // touching it may take as long as the owner's page faults do.
+        let old = self.hold(index).backend.take();
+        let name = match backend {
+            None => {
+                drop(old);
+                None
+            }
+            Some((backend, name)) => {
+                let mm = owner.as_current().ok_or(EPERM)?;
+                // The indices may have moved since the first look, as long as there was a backend.
+                let before = self.hold(index).ring;
+                let mut ring = before;
+                if let Err(error) = ring.start(&UserMemory::new(memory, &mm)) {
+                    self.install(index, before, old);
+                    return Err(ring_errno(error));
+                }
+                self.install(index, ring, Some(backend));
+                drop(old);
+                Some(name)
+            }
+        };
+        self.label.lock().backends[index] = name;
+        Ok(())
+    }
+
+    fn is_backend(&self, index: usize, socket: &Socket) -> bool {
+        match &self.hold(index).backend {
+            Some(backend) => backend.end.socket() == socket,
+            None => false,
+        }
+    }
+
+    fn make_backend(&self, index: usize, direction: Direction, socket: Socket) -> Result<Backend> {
+        let events = match direction {
+            Direction::Receive => READABLE,
+            Direction::Transmit => WRITABLE,
+        };
+        let target = SocketEvent(self.virtqueues[index].clone());
+        let watch = Watch::new(socket.file()?, events, target)?;
+        let end = match direction {
+            Direction::Receive => End::Receive(Receiver::new(socket)?),
+            Direction::Transmit => End::Transmit(socket),
+        };
+        Ok(Backend { end, _watch: watch })
+    }
+
+    /// Sets ring and backend, and lets the virtqueue be served: packets may wait already.
+    fn install(&self, index: usize, ring: Ring, backend: Option<Backend>) {
+        let virtqueue = &self.virtqueues[index];
+        {
+            let mut queue = self.hold(index);
+            queue.ring = ring;
+            queue.backend = backend;
+        }
+        virtqueue.as_arc_borrow().mark();
+    }
+}
+
+/// Checks that a ring and the memory that its descriptors may name lie in user space.
+fn check_access<'a>(setup: &'a Setup, ring: &Ring) -> Result<&'a MemoryTable> {
+    let memory = setup.memory.as_ref().ok_or(EFAULT)?;
+    let parts = ring.layout().parts(ring.num(), ring.event_idx());
+    if parts.iter().all(|(address, len)| access_ok(*address, *len)) {
+        Ok(memory)
+    } else {
+        Err(EFAULT)
+    }
+}
+
+fn get_features_array(argument: Argument) -> Result {
+    let count = argument.read::<u64>()?;
+    let mut at = argument.offset(size_of::<u64>());
+    for word in OFFERED.iter().take(count.min(WORDS as u64) as usize) {
+        at.write(word)?;
+        at = at.offset(size_of::<u64>());
+    }
+    at.zero_words(count.saturating_sub(WORDS as u64))
+}
+
+fn read_features_array(argument: Argument) -> Result<[u64; WORDS]> {
+    let count = argument.read::<u64>()?;
+    let mut words = [0; WORDS];
+    let mut at = argument.offset(size_of::<u64>());
+    for word in words.iter_mut().take(count.min(WORDS as u64) as usize) {
+        *word = at.read()?;
+        at = at.offset(size_of::<u64>());
+    }
+    if at.are_words_zero(count.saturating_sub(WORDS as u64))? {
+        Ok(words)
+    } else {
+        Err(eopnotsupp())
+    }
+}

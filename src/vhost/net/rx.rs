@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Receiving: packets of the socket go into buffers of the guest.
+
+use super::{Next, Slice, SliceResult};
+use crate::engine::error::RingError;
+use crate::engine::mem::{self, UsedElem};
+use crate::engine::sched::budget::Budget;
+use crate::engine::vnet;
+use crate::kern::tap::{Receiver, BATCH};
+use crate::vhost::virtqueue::SEGMENTS_MAX;
+
+/// Buffers for a packet.
+enum Room {
+    /// This many chains with this many segments cover the packet.
+    Enough { chains: u16, segments: usize },
+    /// The ring has not enough buffers now. None was taken.
+    TooFew,
+    /// A packet may fill no more buffers than these, which do not cover it.
+    TooSmall { chains: u16 },
+}
+
+impl Slice<'_> {
+    /// Serves a receive virtqueue.
+    pub(super) fn receive(&mut self, receiver: &mut Receiver) -> SliceResult {
+        self.ring.disable_notify(&self.memory)?;
+        let result = self.receive_packets(receiver);
+        // What was received is given back also when the ring broke after it.
+        let given_back = self.give_back();
+        let next = result?;
+        given_back.map(|()| next)
+    }
+
+    fn receive_packets(&mut self, receiver: &mut Receiver) -> SliceResult {
+        let vhost_header = self.features.vhost_header_len();
+        let socket_header = self.features.socket_header_len();
+        let mut budget = Budget::new();
+        loop {
+            let packet = receiver.peek();
+            if packet == 0 {
+                self.virtqueue.arm();
+                return Ok(if receiver.is_ready() {
+                    Next::Again
+                } else {
+                    Next::Wait
+                });
+            }
+            let from_socket = packet + socket_header;
+            let needed = from_socket + vhost_header;
+            match self.make_room(needed)? {
+                Room::Enough { chains, segments } => {
+                    let segments = &self.segments[..segments];
+                    if receiver.receive(&self.memory, segments, vhost_header, from_socket) {
+                        if self.write_header(chains, vhost_header).is_err() {
+                            self.ring.unpop(chains);
+                            return Err(RingError::Fault);
+                        }
+                        self.waiting += usize::from(chains);
+                        self.virtqueue.stats.packets.add(1);
+                        self.virtqueue.stats.bytes.add(packet as u64);
+                    } else {
+                        self.ring.unpop(chains);
+                        self.virtqueue.stats.drops.add(1);
+                    }
+                }
+                Room::TooFew => {
+                    // Waiting for the socket would wake the worker for packets that still have no
+                    // room, so nothing but a kick helps.
+                    if !self.await_driver()? {
+                        return Ok(Next::Wait);
+                    }
+                }
+                Room::TooSmall { chains } => {
+                    receiver.drop_packet(&self.memory, &self.segments[0]);
+                    self.ring.unpop(chains);
+                    self.virtqueue.stats.drops.add(1);
+                }
+            }
+            if self.waiting > BATCH {
+                self.give_back()?;
+            }
+            if !budget.charge(needed) {
+                return Ok(Next::Again);
+            }
+        }
+    }
+
+    /// Takes buffers for `needed` bytes. An error leaves all of them in the ring.
+    fn make_room(&mut self, needed: usize) -> Result<Room, RingError> {
+        let chains_max = if self.features.mergeable() {
+            SEGMENTS_MAX as u16
+        } else {
+            1
+        };
+        let mut left = needed;
+        let mut chains: u16 = 0;
+        let mut segments = 0;
+        while left > 0 && chains < chains_max {
+            match self.take_buffer(usize::from(chains), segments, left) {
+                Ok(Some((count, len))) => {
+                    chains += 1;
+                    segments += count;
+                    left = left.saturating_sub(len);
+                }
+                Ok(None) => {
+                    self.ring.unpop(chains);
+                    return Ok(Room::TooFew);
+                }
+                Err(error) => {
+                    self.ring.unpop(chains);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(if left > 0 {
+            Room::TooSmall { chains }
+        } else {
+            Room::Enough { chains, segments }
+        })
+    }
+
+    /// Takes one buffer for at most `left` bytes, the segments of which begin at `segments`.
+    /// Returns their number and their length in bytes.
+    fn take_buffer(
+        &mut self,
+        chain: usize,
+        segments: usize,
+        left: usize,
+    ) -> Result<Option<(usize, usize)>, RingError> {
+        let head = self
+            .heads
+            .get_mut(self.waiting + chain)
+            .ok_or(RingError::TooManySegments)?;
+        let free = &mut self.segments[segments..];
+        if free.is_empty() {
+            return Err(RingError::TooManySegments);
+        }
+        let Some(taken) = self.ring.pop(&self.memory, free)? else {
+            return Ok(None);
+        };
+        if taken.readable > 0 || taken.writable == 0 {
+            self.ring.unpop(1);
+            return Err(RingError::ReceiveChain);
+        }
+        let len = mem::total_len(&free[..taken.writable]);
+        *head = UsedElem {
+            id: u32::from(taken.head),
+            len: len.min(left) as u32,
+        };
+        Ok(Some((taken.writable, len)))
+    }
+
+    /// Completes the header of a packet that fills `chains` buffers.
+    fn write_header(&self, chains: u16, vhost_header: usize) -> kernel::error::Result {
+        // The buffers cover header and packet, so all of the segments may be passed: what lies
+        // behind the packet is not reached.
+        if vhost_header > 0 {
+            self.memory
+                .copy_to_segments(self.segments, 0, &[0; vnet::LEGACY_LEN])?;
+        }
+        if self.features.counts_buffers() {
+            self.memory
+                .copy_to_segments(self.segments, vnet::LEGACY_LEN, &chains.to_le_bytes())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Transmitting: packets of the guest go to the socket.
+
+use super::{Next, Slice, SliceResult};
+use crate::engine::error::RingError;
+use crate::engine::mem::{self, UsedElem};
+use crate::engine::sched::budget::Budget;
+use crate::kern::error;
+use crate::kern::tap::{FrameError, Socket, BATCH};
+
+/// Bytes of an Ethernet header. Tun and tap look at it before they check the length of a frame in
+/// a batch (CVE-2024-41090, CVE-2024-41091), so shorter packets do not reach them.
+const ETHERNET_HEADER: usize = 14;
+
+/// What became of a packet.
+enum Fate {
+    /// It is in the batch, sent, or dropped: its chain is done.
+    Done,
+    /// The socket has no room for it: its chain stays in the ring.
+    Refused,
+}
+
+/// The frames of the batch that is being made, for the counters.
+#[derive(Default)]
+struct Batch {
+    packets: u64,
+    bytes: u64,
+}
+
+impl Slice<'_> {
+    /// Serves a transmit virtqueue.
+    pub(super) fn transmit(&mut self, socket: &Socket) -> SliceResult {
+        self.ring.disable_notify(&self.memory)?;
+        let mut batch = Batch::default();
+        let result = self.transmit_packets(socket, &mut batch);
+        // What was taken is sent and given back also when the ring broke after it.
+        let flushed = self.flush(socket, &mut batch);
+        let next = result?;
+        flushed.map(|()| next)
+    }
+
+    fn transmit_packets(&mut self, socket: &Socket, batch: &mut Batch) -> SliceResult {
+        let batching = socket.takes_batches();
+        let header = self.features.vhost_header_len();
+        let mut budget = Budget::new();
+        loop {
+            if self.waiting == BATCH {
+                self.flush(socket, batch)?;
+            }
+            let mut len = 0;
+            if let Some(chain) = self.ring.pop(&self.memory, self.segments)? {
+                let total = mem::total_len(&self.segments[..chain.readable]);
+                if chain.writable > 0 || total <= header {
+                    self.ring.unpop(1);
+                    return Err(RingError::TransmitChain);
+                }
+                len = total - header;
+                match self.send(socket, batch, batching, chain.readable, len) {
+                    Ok(Fate::Done) => {
+                        self.heads[self.waiting] = UsedElem {
+                            id: u32::from(chain.head),
+                            len: 0,
+                        };
+                        self.waiting += 1;
+                    }
+                    Ok(Fate::Refused) => {
+                        self.ring.unpop(1);
+                        self.virtqueue.arm();
+                        return Ok(if socket.is_writable() {
+                            Next::Again
+                        } else {
+                            Next::Wait
+                        });
+                    }
+                    Err(error) => {
+                        self.ring.unpop(1);
+                        return Err(error);
+                    }
+                }
+            } else {
+                // Everything is sent before the driver is asked to notify, or it would be
+                // notified for packets that the batch still keeps.
+                self.flush(socket, batch)?;
+                if !self.await_driver()? {
+                    return Ok(Next::Wait);
+                }
+            }
+            if !budget.charge(len) {
+                return Ok(Next::Again);
+            }
+        }
+    }
+
+    /// Sends the packet of `len` bytes with the socket's header in the first `readable` segments,
+    /// or puts it into the batch.
+    fn send(
+        &mut self,
+        socket: &Socket,
+        batch: &mut Batch,
+        batching: bool,
+        readable: usize,
+        len: usize,
+    ) -> Result<Fate, RingError> {
+        let vhost_header = self.features.vhost_header_len();
+        let socket_header = self.features.socket_header_len();
+        let stats = &self.virtqueue.stats;
+        let Some(packet) = len
+            .checked_sub(socket_header)
+            .filter(|packet| *packet >= ETHERNET_HEADER)
+        else {
+            stats.drops.add(1);
+            return Ok(Fate::Done);
+        };
+        if batching {
+            let added = self.frames.add(
+                socket,
+                &self.memory,
+                &self.segments[..readable],
+                vhost_header,
+                len,
+                socket_header,
+            );
+            match added {
+                Ok(()) => {
+                    batch.packets += 1;
+                    batch.bytes += packet as u64;
+                    return Ok(Fate::Done);
+                }
+                Err(FrameError::Dropped) => {
+                    stats.drops.add(1);
+                    return Ok(Fate::Done);
+                }
+                // What is in the batch comes before this packet.
+                Err(FrameError::TooLarge) => self.flush(socket, batch)?,
+            }
+        }
+        let more = !batching && !self.ring.is_empty(&self.memory);
+        let segments = &self.segments[..readable];
+        match socket.send(&self.memory, segments, vhost_header, len, more) {
+            Ok(()) => {
+                stats.packets.add(1);
+                stats.bytes.add(packet as u64);
+                Ok(Fate::Done)
+            }
+            Err(reason) if error::may_pass(reason) => Ok(Fate::Refused),
+            Err(_) => {
+                stats.drops.add(1);
+                Ok(Fate::Done)
+            }
+        }
+    }
+
+    /// Sends the batch and gives the chains back. If the socket refuses the batch, its packets
+    /// are lost but their chains are not.
+    fn flush(&mut self, socket: &Socket, batch: &mut Batch) -> Result<(), RingError> {
+        let Batch { packets, bytes } = core::mem::take(batch);
+        let stats = &self.virtqueue.stats;
+        match self.frames.send(socket) {
+            Ok(()) => {
+                stats.packets.add(packets);
+                stats.bytes.add(bytes);
+            }
+            Err(_) => stats.drops.add(packets),
+        }
+        self.give_back()
+    }
+}
