@@ -106,22 +106,54 @@ pub fn parse_flag(text: &[u8]) -> Result<bool, Malformed> {
     }
 }
 
+/// Room for the separator and one item of a list: the longest is `vq.D.Q`.
+const ITEM_MAX: usize = 32;
+
+/// One item of a list, to be printed whole or not at all.
+struct Item {
+    bytes: [u8; ITEM_MAX],
+    len: usize,
+}
+
+impl fmt::Write for Item {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.len + text.len();
+        self.bytes
+            .get_mut(self.len..end)
+            .ok_or(fmt::Error)?
+            .copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}
+
 /// Prints a list: items separated by tabs, a newline at the end, nothing at all for no items.
+///
+/// A list that `out` has no room for is cut after an item: sysfs gives a file one page.
 ///
 /// # Errors
 ///
-/// When `out` has no room for an item. What was printed before it stays.
+/// When an item is longer than any name of the interface.
 pub fn write_list<T: fmt::Display>(
     out: &mut dyn fmt::Write,
     items: impl IntoIterator<Item = T>,
 ) -> fmt::Result {
     let mut separator = "";
     for item in items {
-        write!(out, "{separator}{item}")?;
+        let mut whole = Item {
+            bytes: [0; ITEM_MAX],
+            len: 0,
+        };
+        fmt::Write::write_fmt(&mut whole, format_args!("{separator}{item}"))?;
+        let text = core::str::from_utf8(&whole.bytes[..whole.len]).map_err(|_| fmt::Error)?;
+        if out.write_str(text).is_err() {
+            return Ok(());
+        }
         separator = "\t";
     }
     if !separator.is_empty() {
-        out.write_str("\n")?;
+        // A full page has no room for the newline either, which the cut list then lacks.
+        let _ = out.write_str("\n");
     }
     Ok(())
 }
