@@ -85,14 +85,13 @@ pub enum Order {
 /// Brings `regions` into the order that [`translate`] needs.
 ///
 /// Returns `None`, leaving the table unusable, when a region is empty or wraps around the end of
-/// either address space.
+/// guest-physical memory. Where regions lie in the owner's address space is not looked at.
 pub fn sort_regions(regions: &mut [Region]) -> Option<Order> {
     regions.sort_unstable_by_key(|region| region.guest_addr);
     let mut order = Order::Disjoint;
     let mut last = None;
     for region in regions.iter() {
         let offset = region.size.checked_sub(1)?;
-        region.user_addr.checked_add(offset)?;
         let end = region.guest_addr.checked_add(offset)?;
         if last.is_some_and(|last| last >= region.guest_addr) {
             order = Order::Overlapping;

@@ -99,8 +99,7 @@ pub fn access_ok(address: u64, len: u64) -> bool {
 ///
 /// # Invariants
 ///
-/// `regions` went through [`mem::sort_regions`], which returned `order`, and all of them lie in
-/// user space.
+/// `regions` went through [`mem::sort_regions`], which returned `order`.
 pub struct MemoryTable {
     regions: KVVec<Region>,
     order: Order,
@@ -111,8 +110,7 @@ impl MemoryTable {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, and `EFAULT` when the table cannot be read or a region is empty, wraps, or is not
-    /// in user space.
+    /// `ENOMEM`, and `EFAULT` when the table cannot be read or a region is empty or wraps.
     pub fn read(argument: Argument, count: usize) -> Result<Arc<Self>> {
         let mut regions = KVVec::with_capacity(count, GFP_KERNEL)?;
         for index in 0..count {
@@ -122,14 +120,15 @@ impl MemoryTable {
             regions.push(region, GFP_KERNEL)?;
         }
         let order = mem::sort_regions(&mut regions).ok_or(EFAULT)?;
-        if !regions
-            .iter()
-            .all(|region| access_ok(region.user_addr, region.size))
-        {
-            return Err(EFAULT);
-        }
         // INVARIANT: Checked just now.
         Ok(Arc::new(Self { regions, order }, GFP_KERNEL)?)
+    }
+
+    /// Whether all regions lie in user space.
+    pub fn is_accessible(&self) -> bool {
+        self.regions
+            .iter()
+            .all(|region| access_ok(region.user_addr, region.size))
     }
 
     /// A table without regions, as `VHOST_RESET_OWNER` leaves it.

@@ -144,7 +144,7 @@ impl Device {
                 if command == ioctl::SET_MEM_TABLE {
                     self.set_memory(&mut setup, argument)?;
                 } else {
-                    self.vring_ioctl(&setup, command, argument)?;
+                    self.vring_ioctl(command, argument)?;
                 }
             }
         }
@@ -225,6 +225,11 @@ impl Device {
         }
         let regions = argument.offset(size_of::<MemoryHead>());
         let memory = MemoryTable::read(regions, head.nregions as usize)?;
+        // A virtqueue that is not served yet is checked when it gets its backend.
+        let active = (0..VIRTQUEUES).any(|index| self.hold(index).backend.is_some());
+        if active && !memory.is_accessible() {
+            return Err(EFAULT);
+        }
         for index in 0..VIRTQUEUES {
             // When this returns no slice uses the old table any more, so user space may unmap
             // what it described.
@@ -237,7 +242,7 @@ impl Device {
     /// The ioctls that name a virtqueue. User memory is not touched while one is held: a page
     /// fault of its owner must delay neither its worker nor who wants to move it. What is checked
     /// in between stays true, as ioctls of a device exclude each other.
-    fn vring_ioctl(&self, setup: &Setup, command: u32, argument: Argument) -> Result {
+    fn vring_ioctl(&self, command: u32, argument: Argument) -> Result {
         let index = argument.read::<u32>()? as usize;
         if index >= VIRTQUEUES {
             return Err(enobufs());
@@ -263,7 +268,7 @@ impl Device {
                     num: u32::from(base),
                 })?;
             }
-            ioctl::SET_VRING_ADDR => self.set_addresses(setup, index, argument.read()?)?,
+            ioctl::SET_VRING_ADDR => self.set_addresses(index, argument.read()?)?,
             ioctl::SET_VRING_KICK => {
                 self.set_kick(index, argument.read::<vhost_vring_file>()?.fd)?;
             }
@@ -300,7 +305,7 @@ impl Device {
         }
     }
 
-    fn set_addresses(&self, setup: &Setup, index: usize, addresses: vhost_vring_addr) -> Result {
+    fn set_addresses(&self, index: usize, addresses: vhost_vring_addr) -> Result {
         // Flag 0 would log writes to the used ring, which comes with dirty logging.
         if addresses.flags != 0 {
             return Err(eopnotsupp());
@@ -318,7 +323,7 @@ impl Device {
         let mut queue = self.hold(index);
         let mut ring = queue.ring;
         ring.set_layout(layout);
-        if queue.backend.is_some() && check_access(setup, &ring).is_err() {
+        if queue.backend.is_some() && !is_ring_accessible(&ring) {
             return Err(EINVAL);
         }
         queue.ring = ring;
@@ -356,7 +361,10 @@ impl Device {
             1 => Direction::Transmit,
             _ => return Err(enobufs()),
         };
-        let memory = check_access(&setup, &self.hold(index).ring)?;
+        let memory = setup.memory.as_ref().ok_or(EFAULT)?;
+        if !memory.is_accessible() || !is_ring_accessible(&self.hold(index).ring) {
+            return Err(EFAULT);
+        }
 
         let backend = match file.fd {
             -1 => None,
@@ -429,15 +437,10 @@ impl Device {
     }
 }
 
-/// Checks that a ring and the memory that its descriptors may name lie in user space.
-fn check_access<'a>(setup: &'a Setup, ring: &Ring) -> Result<&'a MemoryTable> {
-    let memory = setup.memory.as_ref().ok_or(EFAULT)?;
+/// Whether the parts of a ring lie in user space.
+fn is_ring_accessible(ring: &Ring) -> bool {
     let parts = ring.layout().parts(ring.num(), ring.event_idx());
-    if parts.iter().all(|(address, len)| access_ok(*address, *len)) {
-        Ok(memory)
-    } else {
-        Err(EFAULT)
-    }
+    parts.iter().all(|(address, len)| access_ok(*address, *len))
 }
 
 fn get_features_array(argument: Argument) -> Result {
