@@ -89,12 +89,11 @@ pub fn parse_cpu(text: &[u8]) -> Result<i32, Malformed> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(Malformed);
     }
-    let value = digits.iter().fold(0i32, |value, digit| {
-        value
-            .saturating_mul(10)
-            .saturating_add(i32::from(digit - b'0'))
-    });
-    Ok(if negative { -value } else { value })
+    Ok(digits.iter().fold(0i32, |value, digit| {
+        let digit = i32::from(digit - b'0');
+        let digit = if negative { -digit } else { digit };
+        value.saturating_mul(10).saturating_add(digit)
+    }))
 }
 
 /// Reads `0` or `1`.
@@ -147,12 +146,12 @@ pub fn write_list<T: fmt::Display>(
         fmt::Write::write_fmt(&mut whole, format_args!("{separator}{item}"))?;
         let text = core::str::from_utf8(&whole.bytes[..whole.len]).map_err(|_| fmt::Error)?;
         if out.write_str(text).is_err() {
-            return Ok(());
+            break;
         }
         separator = "\t";
     }
     if !separator.is_empty() {
-        // A full page has no room for the newline either, which the cut list then lacks.
+        // A page that the last item filled has no room for the newline, which it then lacks.
         let _ = out.write_str("\n");
     }
     Ok(())

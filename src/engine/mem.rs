@@ -87,7 +87,15 @@ pub enum Order {
 /// Returns `None`, leaving the table unusable, when a region is empty or wraps around the end of
 /// guest-physical memory. Where regions lie in the owner's address space is not looked at.
 pub fn sort_regions(regions: &mut [Region]) -> Option<Order> {
-    regions.sort_unstable_by_key(|region| region.guest_addr);
+    // Regions that begin at the same address stay as user space gave them, for the first of them
+    // wins. The kernel's core library has no stable sort, and a table has few regions.
+    for end in 1..regions.len() {
+        let mut at = end;
+        while at > 0 && regions[at - 1].guest_addr > regions[at].guest_addr {
+            regions.swap(at - 1, at);
+            at -= 1;
+        }
+    }
     let mut order = Order::Disjoint;
     let mut last = None;
     for region in regions.iter() {
@@ -103,7 +111,8 @@ pub fn sort_regions(regions: &mut [Region]) -> Option<Order> {
 
 /// Looks `addr` up in a table that [`sort_regions`] accepted; see [`RingMem::translate`].
 ///
-/// Where regions overlap, the one that begins first wins, as in stock vhost's interval tree.
+/// Where regions overlap, the one that begins first wins, and of those that begin together the one
+/// that user space gave first, as in stock vhost's interval tree.
 pub fn translate(regions: &[Region], order: Order, addr: u64) -> Result<(u64, u64), RingError> {
     let begun = &regions[..regions.partition_point(|region| region.guest_addr <= addr)];
     let holds = |region: &&Region| addr - region.guest_addr < region.size;

@@ -125,8 +125,10 @@ impl<S: Service> Served<S> {
     /// Takes the object from its worker, waiting for the end of the slice that it may be in.
     pub fn hold<'a>(self: ArcBorrow<'a, Self>) -> Hold<'a, S> {
         let mut guard = self.gate.lock();
-        while !self.ownership.try_hold() {
+        let mut waited = false;
+        while !self.ownership.try_hold(waited) {
             self.free.wait(&mut guard);
+            waited = true;
         }
         drop(guard);
         Hold { served: self }

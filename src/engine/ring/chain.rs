@@ -17,6 +17,10 @@ const INDIRECT: u16 = 4;
 /// Segments that an indirect table itself may be scattered over; stock vhost's limit.
 const TABLE_SEGMENTS_MAX: usize = 1024;
 
+/// Descriptors in all indirect tables of one chain: as many as the largest table has. A chain may
+/// name many tables, and without this bound a guest could have a single chain read 2^31 of them.
+const TABLE_ENTRIES_MAX: u32 = 1 << 16;
+
 /// What [`Ring::pop`] took from the available ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chain {
@@ -61,6 +65,10 @@ struct Collector<'a> {
     segments: &'a mut [Segment],
     readable: usize,
     writable: usize,
+    /// Descriptors of the table that were read.
+    direct: u32,
+    /// Descriptors of indirect tables that were read.
+    indirect: u32,
 }
 
 impl Collector<'_> {
@@ -108,10 +116,14 @@ impl Collector<'_> {
         }
         let run = check_mapped(mem, table)?;
         let count = u64::from(table.len) / DESCRIPTOR_SIZE;
-        if count > 1 << 16 {
+        if count > u64::from(TABLE_ENTRIES_MAX) {
             return Err(RingError::IndirectTooLong);
         }
         for index in 0..count {
+            if self.indirect == TABLE_ENTRIES_MAX {
+                return Err(RingError::Loop);
+            }
+            self.indirect += 1;
             let offset = index * DESCRIPTOR_SIZE;
             let entry = match run {
                 Some(base) => Descriptor::read(mem, base.wrapping_add(offset))?,
@@ -189,9 +201,19 @@ impl Ring {
             segments,
             readable: 0,
             writable: 0,
+            direct: 0,
+            indirect: 0,
         };
-        self.walk(mem, head, &mut collector)?;
-        let (readable, writable) = (collector.readable, collector.writable);
+        let walked = self.walk(mem, head, &mut collector);
+        let Collector {
+            readable,
+            writable,
+            direct,
+            indirect,
+            ..
+        } = collector;
+        self.work = self.work.saturating_add(direct).saturating_add(indirect);
+        walked?;
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(Some(Chain {
             head,
@@ -242,6 +264,7 @@ impl Ring {
                 .desc
                 .wrapping_add(DESCRIPTOR_SIZE * u64::from(index));
             let descriptor = Descriptor::read(mem, addr)?;
+            collector.direct += 1;
             if descriptor.has(INDIRECT) {
                 collector.add_table(mem, &descriptor)?;
             } else {

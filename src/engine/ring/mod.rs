@@ -89,6 +89,8 @@ pub struct Ring {
     signalled: Option<u16>,
     /// Whether the driver is asked not to notify.
     quiet: bool,
+    /// Descriptors read since [`Ring::take_work`] was asked.
+    work: u32,
 }
 
 impl Default for Ring {
@@ -114,7 +116,13 @@ impl Ring {
             next_used: 0,
             signalled: None,
             quiet: false,
+            work: 0,
         }
+    }
+
+    /// How many descriptors were read since this was asked last, for who pays for the time.
+    pub fn take_work(&mut self) -> usize {
+        core::mem::take(&mut self.work) as usize
     }
 
     /// Sets the ring size; returns false for one that the specification does not allow.

@@ -7,6 +7,9 @@
 const PACKETS_MAX: u32 = 256;
 /// Bytes in one slice (`VHOST_NET_WEIGHT`).
 const BYTES_MAX: usize = 0x80000;
+/// Bytes that reading a descriptor counts as: its size. Chains without any data, which a guest can
+/// make of 65536 descriptors, end a slice as well.
+const DESCRIPTOR_BYTES: usize = 16;
 
 /// What is left of the slice that is being served.
 pub struct Budget {
@@ -23,10 +26,12 @@ impl Budget {
         }
     }
 
-    /// Charges one packet of `bytes`; returns whether the slice goes on. Packets that are dropped
-    /// and turns that are tried again are charged as well, so every loop of the data path ends.
+    /// Charges one packet of `bytes` for which `descriptors` were read; returns whether the slice
+    /// goes on. Packets that are dropped and turns that are tried again are charged as well, so
+    /// every loop of the data path ends.
     #[must_use]
-    pub fn charge(&mut self, bytes: usize) -> bool {
+    pub fn charge(&mut self, bytes: usize, descriptors: usize) -> bool {
+        let bytes = bytes.saturating_add(descriptors.saturating_mul(DESCRIPTOR_BYTES));
         self.packets = self.packets.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(bytes);
         self.packets > 0 && self.bytes > 0

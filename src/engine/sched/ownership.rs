@@ -24,8 +24,8 @@
 //! | finish | SERVED, WANTED | HELD, GRANTED | wakes those who wait |
 //! | finish | SERVED, not WANTED, PENDING or more to do | PENDING, LISTED | puts it on a list again |
 //! | finish | SERVED, not WANTED, nothing to do | nothing set | nothing |
-//! | hold | neither SERVED nor HELD, or GRANTED | HELD | changes the virtqueue |
-//! | hold | SERVED or HELD, not GRANTED | WANTED | waits, then tries again |
+//! | hold | neither SERVED nor HELD; or GRANTED, after a wait | HELD | changes the virtqueue |
+//! | hold | SERVED or HELD, otherwise | WANTED | waits, then tries again |
 //! | release | HELD, WANTED | HELD, GRANTED | wakes those who wait |
 //! | release | HELD, not WANTED, PENDING, not LISTED | PENDING, LISTED | puts it on its worker's list |
 //! | release | HELD, not WANTED, otherwise | the rest | nothing |
@@ -119,11 +119,11 @@ impl Ownership {
     }
 
     /// Tries to hold the virtqueue. Returns false when the caller has to wait until it is woken
-    /// and try again; the request is noted then.
+    /// and try again; the request is noted then. `waited` says that it has: a grant is for those.
     #[must_use]
-    pub fn try_hold(&self) -> bool {
+    pub fn try_hold(&self, waited: bool) -> bool {
         self.change(|old| {
-            if old & GRANTED != 0 {
+            if old & GRANTED != 0 && waited {
                 (old & !GRANTED, true)
             } else if old & (SERVED | HELD) != 0 {
                 (old | WANTED, false)

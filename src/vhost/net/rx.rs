@@ -79,7 +79,7 @@ impl Slice<'_> {
             if self.waiting > BATCH {
                 self.give_back()?;
             }
-            if !budget.charge(needed) {
+            if !budget.charge(needed, self.ring.take_work()) {
                 return Ok(Next::Again);
             }
         }

@@ -86,7 +86,7 @@ impl Slice<'_> {
                     return Ok(Next::Wait);
                 }
             }
-            if !budget.charge(len) {
+            if !budget.charge(len, self.ring.take_work()) {
                 return Ok(Next::Again);
             }
         }
