@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Entry points of the project; "make help" lists them. The module itself is
+# described in Kbuild and src/Kbuild.
+
+# A kernel of the project's own: plain, debug or uml.
+FLAVOUR ?= plain
+# A kernel's build directory or installed headers instead, for instance
+# /lib/modules/$(uname -r)/build.
+KDIR ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The same tools everywhere: LLVM, Rust, bindgen and libclang.
+environment := source scripts/environment.sh
+
+rust_sources = $(shell find src -name '*.rs')
+
+.PHONY: help
+help:
+	@echo 'Usage: make TARGET [FLAVOUR=plain|debug|uml] [KDIR=DIRECTORY]'
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16 | sed 's/^/  /'
+
+.PHONY: setup
+setup: ## install what building, testing and the demo need
+	@scripts/setup
+
+.PHONY: kernel
+kernel: setup ## build the kernel FLAVOUR, unless that was done before
+	@scripts/kernel build $(FLAVOUR)
+
+# $(call kbuild,DIRECTORY,GOAL): builds in build/DIRECTORY. A real host's module
+# needs the compiler family that its kernel was built with.
+define kbuild
+@$(environment); \
+options=(); \
+if [[ -n '$(KDIR)' ]]; then \
+	kernel='$(KDIR)'; \
+	if grep -qs '^CONFIG_CC_IS_CLANG=y' "$$kernel/.config"; then options+=("LLVM=-$$llvm_version"); fi; \
+else \
+	kernel=$$(scripts/kernel path $(FLAVOUR)); \
+	options+=("LLVM=-$$llvm_version"); \
+	if [[ $(FLAVOUR) == uml ]]; then options+=(ARCH=um); fi; \
+fi; \
+mkdir -p build/$(1); \
+$(MAKE) --no-print-directory -C "$$kernel" M='$(CURDIR)' MO='$(CURDIR)/build/$(1)' "$${options[@]}" $(2)
+endef
+kernel = $(if $(KDIR),setup,kernel)
+output = $(if $(KDIR),host,$(FLAVOUR))
+
+.PHONY: modules
+modules: $(kernel) ## build vhost_iocm.ko in build/FLAVOUR/src (in build/host/src with KDIR)
+	$(call kbuild,$(output),modules)
+
+# A directory of its own, since the linter stands in for the compiler.
+.PHONY: clippy
+clippy: $(kernel) ## lint the module and the crates, warnings are errors
+	$(call kbuild,$(output)-clippy,CLIPPY=1 modules)
+	@$(environment); cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: fmt-check
+fmt-check: setup ## check the format of all Rust sources
+	@$(environment); rustfmt --check --edition 2021 $(rust_sources)
+	@$(environment); cargo fmt --all --check
+
+.PHONY: check-layers
+check-layers: setup
+	@scripts/check-layers --self-test
+	@scripts/check-layers
+
+.PHONY: check-shell
+check-shell: setup
+	@shellcheck --external-sources $$(grep -rlE '^#!.*\b(bash|sh)$$' scripts tests .ci)
+
+.PHONY: check
+check: check-layers check-shell fmt-check clippy ## all static checks
+
+.PHONY: test test-host test-vm
+test: setup ## all tests: those of test-host, then those of test-vm
+	@scripts/test host vm
+test-host: setup ## static checks and tests that run on this machine itself
+	@scripts/test host
+test-vm: setup ## tests that run in kernels of the project's own
+	@scripts/test vm
+
+.PHONY: demo
+demo: setup ## watch guests being served by shared workers, and a device moving
+	@scripts/demo
+
+.PHONY: clean
+clean: ## remove what was built in the checkout; kernels stay in the cache
+	rm -rf build target
