@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The text formats of the control interface.
+
+use std::fmt;
+
+use proptest::prelude::*;
+use vhost_iocm_engine::engine::abi::{
+    parse_cpu, parse_flag, parse_worker, write_list, DeviceId, Malformed, VirtqueueId, WorkerId,
+};
+
+use crate::cases;
+
+#[test]
+fn identifiers_are_printed_with_the_letter_of_their_kind() {
+    assert_eq!(WorkerId(0).to_string(), "w.0");
+    assert_eq!(DeviceId(u32::MAX).to_string(), "d.4294967295");
+    let device = DeviceId(12);
+    assert_eq!(VirtqueueId { device, index: 1 }.to_string(), "vq.12.1");
+}
+
+#[test]
+fn a_worker_is_read_with_and_without_a_newline() {
+    assert_eq!(parse_worker(b"w.17"), Ok(WorkerId(17)));
+    assert_eq!(parse_worker(b"w.17\n"), Ok(WorkerId(17)));
+}
+
+#[test]
+fn the_smallest_and_the_largest_worker_are_read() {
+    assert_eq!(parse_worker(b"w.0"), Ok(WorkerId(0)));
+    assert_eq!(parse_worker(b"w.4294967295"), Ok(WorkerId(u32::MAX)));
+}
+
+#[test]
+fn what_is_not_exactly_one_worker_is_malformed() {
+    let texts: [&[u8]; 36] = [
+        b"",
+        b"\n",
+        b"\0",
+        b"w",
+        b"w.",
+        b"w.\n",
+        b"0",
+        b".0",
+        b"w0",
+        b"w,0",
+        b"W.0",
+        b"d.0",
+        b"vq.0.0",
+        b"w..0",
+        b"w.0.0",
+        b"w.w.0",
+        b" w.0",
+        b"\nw.0",
+        b"w.0 ",
+        b"w. 0",
+        b"w.0\n\n",
+        b"w.0\r\n",
+        b"w.0\0",
+        b"w.0\n\0",
+        b"w.0\tw.1\n",
+        b"w.00",
+        b"w.01",
+        b"w.+1",
+        b"w.-1",
+        b"w.-0",
+        b"w.0x1",
+        b"w.1a",
+        b"w.1_0",
+        b"w.4294967296",
+        b"w.99999999999999999999999999",
+        "w.\u{0661}".as_bytes(),
+    ];
+    for text in texts {
+        let shown = String::from_utf8_lossy(text);
+        assert_eq!(parse_worker(text), Err(Malformed), "{shown:?}");
+    }
+}
+
+#[test]
+fn a_cpu_is_a_signed_number_with_or_without_a_newline() {
+    let texts: [(&[u8], i32); 9] = [
+        (b"0", 0),
+        (b"0\n", 0),
+        (b"7\n", 7),
+        (b"-1", -1),
+        (b"-1\n", -1),
+        (b"-0", 0),
+        (b"007", 7),
+        (b"2147483647", i32::MAX),
+        (b"-2147483648", i32::MIN),
+    ];
+    for (text, cpu) in texts {
+        let shown = String::from_utf8_lossy(text);
+        assert_eq!(parse_cpu(text), Ok(cpu), "{shown:?}");
+    }
+}
+
+#[test]
+fn a_number_that_is_too_long_is_out_of_range_and_not_malformed() {
+    for text in ["2147483649", "4294967296", "18446744073709551616"] {
+        let out_of_range = parse_cpu(text.as_bytes()).expect("a number");
+        assert_eq!(out_of_range, i32::MAX, "{text}");
+        let negative = format!("-{text}");
+        let out_of_range = parse_cpu(negative.as_bytes()).expect("a number");
+        assert_eq!(out_of_range, i32::MIN, "{negative}");
+    }
+}
+
+#[test]
+fn what_is_not_exactly_one_number_is_malformed() {
+    let texts: [&[u8]; 22] = [
+        b"",
+        b"\n",
+        b"\0",
+        b"-",
+        b"-\n",
+        b"--1",
+        b"+1",
+        b"- 1",
+        b" 1",
+        b"1 ",
+        b"\t1",
+        b"1\n\n",
+        b"\n1",
+        b"1\r\n",
+        b"1\0",
+        b"1-",
+        b"0x1",
+        b"1.0",
+        b"1,2",
+        b"one",
+        b"99999999999999999999x",
+        "\u{0661}".as_bytes(),
+    ];
+    for text in texts {
+        let shown = String::from_utf8_lossy(text);
+        assert_eq!(parse_cpu(text), Err(Malformed), "{shown:?}");
+    }
+}
+
+#[test]
+fn a_flag_is_0_or_1_with_or_without_a_newline() {
+    assert_eq!(parse_flag(b"0"), Ok(false));
+    assert_eq!(parse_flag(b"1"), Ok(true));
+    assert_eq!(parse_flag(b"0\n"), Ok(false));
+    assert_eq!(parse_flag(b"1\n"), Ok(true));
+}
+
+#[test]
+fn what_is_not_exactly_one_flag_is_malformed() {
+    let texts: [&[u8]; 16] = [
+        b"", b"\n", b"\0", b"2", b"-1", b"+1", b"00", b"01", b"10", b" 1", b"1 ", b"1\n\n", b"\n1",
+        b"1\r\n", b"y", b"on",
+    ];
+    for text in texts {
+        let shown = String::from_utf8_lossy(text);
+        assert_eq!(parse_flag(text), Err(Malformed), "{shown:?}");
+    }
+}
+
+fn list(count: u32) -> String {
+    let mut out = String::new();
+    write_list(&mut out, (0..count).map(WorkerId)).expect("room without end");
+    out
+}
+
+#[test]
+fn a_list_of_nothing_is_empty() {
+    assert_eq!(list(0), "");
+}
+
+#[test]
+fn a_list_of_one_item_is_that_item_and_a_newline() {
+    assert_eq!(list(1), "w.0\n");
+}
+
+#[test]
+fn items_of_a_list_are_separated_by_tabs() {
+    assert_eq!(list(3), "w.0\tw.1\tw.2\n");
+}
+
+/// Room for a number of bytes, like the page of a sysfs attribute.
+struct Page {
+    text: String,
+    room: usize,
+}
+
+impl fmt::Write for Page {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.text.len() + text.len() > self.room {
+            return Err(fmt::Error);
+        }
+        self.text.push_str(text);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_list_without_enough_room_is_cut_after_an_item() {
+    let whole = list(12);
+    let cuts: Vec<_> = whole.match_indices(['\t', '\n']).map(|cut| cut.0).collect();
+    for room in 0..=whole.len() {
+        let mut page = Page {
+            text: String::new(),
+            room,
+        };
+        write_list(&mut page, (0..12).map(WorkerId)).expect("short names");
+        let cut = cuts.iter().rfind(|cut| **cut <= room).unwrap_or(&0);
+        let newline = if *cut > 0 && room > *cut { "\n" } else { "" };
+        assert_eq!(page.text, format!("{}{newline}", &whole[..*cut]), "{room}");
+    }
+}
+
+#[test]
+fn the_longest_names_fit_into_a_list() {
+    let device = DeviceId(u32::MAX);
+    let index = u32::MAX;
+    let mut out = String::new();
+    write_list(&mut out, [VirtqueueId { device, index }; 2]).expect("a name of the interface");
+    let name = "vq.4294967295.4294967295";
+    assert_eq!(out, format!("{name}\t{name}\n"));
+}
+
+#[test]
+fn an_item_longer_than_any_name_is_an_error_and_not_cut() {
+    let mut out = String::new();
+    let items = ["short", "a name that goes on for more bytes than there are"];
+    assert_eq!(write_list(&mut out, items), Err(fmt::Error));
+    assert_eq!(out, "short");
+}
+
+proptest! {
+    #![proptest_config(cases(256))]
+
+    #[test]
+    fn what_is_printed_for_a_worker_is_read_as_that_worker(number: u32, newline: bool) {
+        let mut text = WorkerId(number).to_string();
+        if newline {
+            text.push('\n');
+        }
+        prop_assert_eq!(parse_worker(text.as_bytes()), Ok(WorkerId(number)));
+    }
+
+    #[test]
+    fn each_worker_has_one_spelling(text in "w\\.[0-9]{1,11}") {
+        if let Ok(worker) = parse_worker(text.as_bytes()) {
+            prop_assert_eq!(worker.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_printed_for_a_number_is_read_as_that_number(cpu: i32) {
+        prop_assert_eq!(parse_cpu(cpu.to_string().as_bytes()), Ok(cpu));
+    }
+
+    #[test]
+    fn only_one_spelling_of_a_worker_and_nothing_else_is_accepted(
+        text in proptest::collection::vec(prop_oneof![
+            Just(b'w'), Just(b'.'), Just(b'\n'), b'0'..=b'9', any::<u8>(),
+        ], 0..14),
+    ) {
+        // The standard library parses the number here, after its own stricter look at the text.
+        let naive = || {
+            let text = std::str::from_utf8(&text).ok()?;
+            let digits = text.strip_suffix('\n').unwrap_or(text).strip_prefix("w.")?;
+            let number: u32 = digits.parse().ok()?;
+            (number.to_string() == digits).then_some(WorkerId(number))
+        };
+        prop_assert_eq!(parse_worker(&text).ok(), naive());
+    }
+
+    #[test]
+    fn only_signed_numbers_are_accepted_for_a_cpu(
+        text in proptest::collection::vec(prop_oneof![
+            Just(b'-'), Just(b'+'), Just(b'\n'), b'0'..=b'9', any::<u8>(),
+        ], 0..8),
+    ) {
+        let naive = || {
+            let text = std::str::from_utf8(&text).ok()?;
+            let text = text.strip_suffix('\n').unwrap_or(text);
+            if text.starts_with('+') {
+                return None;
+            }
+            text.parse::<i32>().ok()
+        };
+        prop_assert_eq!(parse_cpu(&text).ok(), naive());
+    }
+
+    #[test]
+    fn a_list_can_be_taken_apart_again(
+        ids in proptest::collection::vec(any::<(u32, u32)>(), 1..40),
+    ) {
+        let ids = ids.into_iter().map(|(device, index)| VirtqueueId {
+            device: DeviceId(device),
+            index,
+        });
+        let ids: Vec<_> = ids.collect();
+        let mut out = String::new();
+        write_list(&mut out, &ids).expect("room without end");
+        let line = out.strip_suffix('\n').expect("a newline at the end");
+        let items: Vec<_> = line.split('\t').map(String::from).collect();
+        let expected: Vec<_> = ids.iter().map(ToString::to_string).collect();
+        prop_assert_eq!(items, expected);
+    }
+}
+
+#[test]
+fn the_smallest_number_of_32_bits_is_read_as_itself() {
+    assert_eq!(parse_cpu(b"-2147483648"), Ok(i32::MIN));
+}

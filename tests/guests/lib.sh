@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# Sourced by tests/guests/run and scripts/demo-host: KVM guests on a bridge of
+# their own, inside scripts/vm and as root. Whatever is known of guest NAME is in the
+# directory $guests/NAME, so that any subshell can use it; its tap is named NAME.
+
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
+image=$checkout/build/guest/initramfs.cpio
+traffic=$checkout/build/guest/target/x86_64-unknown-linux-gnu/release/traffic
+guests=$(mktemp -d)
+class=/sys/class/vhost
+
+# Addresses reserved for documentation: they can be nobody's network.
+bridge=bridge0
+subnet=192.0.2
+port=7000
+# shellcheck disable=SC2034 # used by the scripts that source this file
+host=$subnet.1:$port
+
+# The longest that anything but traffic may take, in seconds: a guest's boot takes six on
+# an emulated machine that has nothing else to do. The debug kernel is ten times slower.
+patience=60
+if [[ ${VHOST_IOCM_FLAVOUR:-plain} == debug ]]; then
+	patience=240
+fi
+
+fail() {
+	echo "$*" >&2
+	return 1
+}
+
+# until_true SECONDS COMMAND...: repeats the command until it succeeds.
+until_true() {
+	local deadline=$((SECONDS + $1))
+	shift
+	until "$@"; do
+		((SECONDS < deadline)) || return 1
+		sleep 0.05
+	done
+}
+
+# Bridge and host side of the traffic. TCP makes small segments while it believes
+# the path to be slow, as an emulated one is; here they shall be as large as they get.
+network_start() {
+	local file
+	for file in "$image" "$traffic" "${VHOST_IOCM_GUEST_KERNEL:-}"; do
+		[[ -r $file ]] || fail "${file:-the kernel of the guests} is missing; build it with tests/guests/image and scripts/kernel" || return
+	done
+	ip link add "$bridge" type bridge
+	ip address add "$subnet.1/24" dev "$bridge"
+	ip link set "$bridge" up
+	sysctl -qw net.ipv4.tcp_min_tso_segs=44
+	"$traffic" serve --listen "$host" >"$guests/serve" 2>&1 &
+	echo $! >"$guests/serve.pid"
+	# Its end is no news that bash should report.
+	disown
+}
+
+network_stop() {
+	kill "$(<"$guests/serve.pid")"
+	ip link delete "$bridge"
+}
+
+# guest_start NAME NUMBER DEVICE [NETDEV]: boots a guest and waits for its agent.
+# NUMBER gives its addresses; DEVICE and NETDEV are options added to QEMU's
+# virtio-net-pci device and tap back end. Variable mtu applies.
+guest_start() {
+	local name=$1 number=$2 device=$3 netdev=${4:-}
+	local directory=$guests/$name mtu=${mtu:-1500}
+	rm -rf "$directory"
+	mkdir "$directory"
+	mkfifo "$directory"/control.{in,out}
+	echo "$subnet.1$number:$port" >"$directory/address"
+
+	if [[ ! -e /sys/class/net/$name ]]; then
+		ip tuntap add dev "$name" mode tap vnet_hdr
+	fi
+	ip link set dev "$name" mtu "$mtu" master "$bridge" up
+	ip link set "$bridge" mtu "$mtu"
+
+	# Where everything is emulated, a machine of few devices and firmware that does little
+	# take a third of the boot away.
+	#
+	# mq=on makes the driver ring the device's bell while the guest's kernel starts.
+	# Without it the first to do so is a process, shortly after a page fault. The
+	# SVM that QEMU emulates leaves the type of that exception in exit_int_info, and KVM
+	# then takes the first access to the bell for one in the middle of delivering an
+	# exception, which it cannot emulate: "KVM internal error. Suberror: 3".
+	qemu-system-x86_64 -name "$name" -nodefaults -no-user-config -display none \
+		-machine pc,accel=kvm,usb=off,smbus=off,vmport=off,hpet=off -cpu host -m 128 -bios qboot.rom \
+		-kernel "$VHOST_IOCM_GUEST_KERNEL" -initrd "$image" \
+		-append "console=ttyS0 quiet panic=-1 address=$subnet.1$number/24 mtu=$mtu" \
+		-serial "file:$directory/console" \
+		-chardev "pipe,id=control,path=$directory/control" \
+		-device virtio-serial-pci -device virtserialport,chardev=control \
+		-netdev "tap,id=net,ifname=$name,script=no,downscript=no,vhost=on${netdev:+,$netdev}" \
+		-device "virtio-net-pci,netdev=net,romfile=,mq=on,mac=52:54:00:12:34:1$number${device:+,$device}" \
+		>"$directory/qemu" 2>&1 &
+	echo $! >"$directory/pid"
+	guest_wait_ready "$name"
+}
+
+guest_pid() {
+	echo "$(<"$guests/$1/pid")"
+}
+
+guest_address() {
+	echo "$(<"$guests/$1/address")"
+}
+
+# The agent says so after every boot.
+guest_wait_ready() {
+	local name=$1 line control
+	exec {control}<>"$guests/$name/control.out"
+	until [[ ${line:-} == ready ]]; do
+		if ! read -r -t "$patience" -u "$control" line; then
+			guest_log "$name"
+			fail "guest $name did not come up within $patience s"
+			return
+		fi
+	done
+	exec {control}>&-
+}
+
+# guest_run NAME COMMAND: runs it in the guest, hands on output and status.
+# Variable limit says how long it may take.
+guest_run() {
+	local name=$1 command=$2 token=$RANDOM$RANDOM line in out
+	local deadline=$((SECONDS + ${limit:-$((patience * 2))}))
+	exec {in}<>"$guests/$name/control.in" {out}<>"$guests/$name/control.out"
+	printf '%s %s\n' "$token" "$command" >&"$in"
+	while ((SECONDS < deadline)); do
+		read -r -t $((deadline - SECONDS)) -u "$out" line || break
+		case $line in
+		"| "*) echo "${line#| }" ;;
+		"$token "*)
+			exec {in}>&- {out}>&-
+			return "${line#* }"
+			;;
+		esac
+	done
+	guest_log "$name"
+	fail "guest $name did not finish: $command"
+}
+
+# The guest's kernel starts anew under the same QEMU.
+guest_reboot() {
+	local in
+	exec {in}<>"$guests/$1/control.in"
+	echo "- reboot -f" >&"$in"
+	exec {in}>&-
+	guest_wait_ready "$1"
+}
+
+# What a guest and its QEMU had to say.
+guest_log() {
+	local directory=$guests/$1
+	echo "QEMU of guest $1:" >&2
+	cat "$directory/qemu" >&2
+	echo "Last lines of its console:" >&2
+	tail -n 20 "$directory/console" >&2
+}
+
+process_is_gone() {
+	# A process that nobody has waited for keeps its entry, with state Z.
+	local state
+	state=$(sed -n 's/^State:\t\(.\).*/\1/p' "/proc/$1/status" 2>/dev/null) || true
+	[[ ${state:-Z} == [ZX] ]]
+}
+
+# Ends a guest and waits until its process and tap are free.
+guest_stop() {
+	local name=$1 signal=${2:-TERM} pid
+	pid=$(guest_pid "$name")
+	kill -"$signal" "$pid"
+	until_true "$patience" process_is_gone "$pid" || fail "QEMU of guest $name does not end"
+	ip link delete dev "$name"
+}
+
+# Prints the d.N that serves tap NAME; fails when no device of the module does.
+device_of() {
+	local file device key rest
+	for file in "$class"/dev/d.*/status; do
+		device=${file%/status}
+		# A device may go away while it is looked at.
+		while IFS=: read -r key rest; do
+			if [[ $key == backend && $rest == "$1" ]]; then
+				echo "${device##*/}"
+				return
+			fi
+		done 2>/dev/null <"$file" || continue
+	done
+	return 1
+}
+
+# value PATH NAME: one value of a status file.
+value() {
+	local key rest
+	while IFS=: read -r key rest; do
+		if [[ $key == "$2" ]]; then
+			echo "$rest"
+			return
+		fi
+	done <"$class/$1/status"
+	fail "no $2 in $class/$1/status"
+}
+
+# queue_of DEVICE 0|1: the device's receive or transmit virtqueue.
+queue_of() {
+	echo "vq/vq.${1#d.}.$2"
+}
+
+# Reads into array now what tap NAME and the module's device count: packets and bytes of
+# the tap towards the guest, of the receive queue, and of both from the guest. The
+# tap's view is the host's: what it receives the guest has sent.
+counters() {
+	local device queue direction count
+	device=$(device_of "$1") || fail "no device of the module serves $1" || return
+	now=()
+	for queue in 0 1; do
+		direction=tx
+		if ((queue)); then
+			direction=rx
+		fi
+		for count in packets bytes; do
+			now+=("$(<"/sys/class/net/$1/statistics/${direction}_$count")")
+		done
+		for count in packets bytes; do
+			now+=("$(value "$(queue_of "$device" "$queue")" "handled_$count")")
+		done
+	done
+}
+
+# Starts an account of guest NAME's traffic.
+account_open() {
+	counters "$1"
+	echo "${now[*]}" >"$guests/$1/account"
+}
+
+# Reads what went through since account_open into array delta, in the order of
+# counters(). True when tap and module agree.
+account_balances() {
+	local -a before
+	local i
+	read -ra before <"$guests/$1/account"
+	counters "$1" || return
+	delta=()
+	for i in "${!now[@]}"; do
+		delta+=($((now[i] - before[i])))
+	done
+	((delta[0] == delta[2] && delta[1] == delta[3] && delta[4] == delta[6] && delta[5] == delta[7]))
+}
+
+# account_close NAME PACKETS: proves that every packet and byte that crossed the tap
+# since account_open went through the module, at least PACKETS each way. QEMU falls
+# back to serving virtio by itself without a word, and then the module counts nothing.
+# Leaves the account in array delta.
+account_close() {
+	local name=$1 least=$2
+	delta=()
+	# The two sides cannot be read at one instant, and the last answer may be on its way.
+	if ! until_true $((patience / 10)) account_balances "$name"; then
+		fail "tap and module disagree on $name: ${delta[*]}"
+		return
+	fi
+	echo "through the module: ${delta[2]} packets (${delta[3]} bytes) to $name, ${delta[6]} packets (${delta[7]} bytes) from it"
+	((delta[2] >= least && delta[6] >= least)) || fail "fewer than $least packets one way"
+}
+
+# A process and what it started must not outlive the script.
+guests_kill() {
+	local file
+	for file in "$guests"/*/pid "$guests/serve.pid"; do
+		if [[ -e $file ]] && ! process_is_gone "$(<"$file")"; then
+			kill -KILL "$(<"$file")"
+		fi
+	done
+	rm -rf "$guests"
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Packets to the driver: too few buffers, too small buffers, many buffers.
+
+use anyhow::{ensure, Result};
+use vhost_iocm_selftests::control::Control;
+use vhost_iocm_selftests::device::{EVENT_IDX, MRG_RXBUF, VERSION_1};
+use vhost_iocm_selftests::frame;
+use vhost_iocm_selftests::ktap::Suite;
+use vhost_iocm_selftests::nic::{Nic, NicOptions};
+use vhost_iocm_selftests::options::Options;
+use vhost_iocm_selftests::wire::PacketSocket;
+
+use crate::expect_idle;
+
+pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
+    for (name, features) in [
+        ("event index", VERSION_1 | MRG_RXBUF | EVENT_IDX),
+        ("flags", VERSION_1 | MRG_RXBUF),
+        ("single buffers", VERSION_1 | EVENT_IDX),
+    ] {
+        suite.case(
+            format!("packets wait for buffers to be replenished, {name}"),
+            move || few_buffers(options, features),
+        );
+    }
+
+    suite.case(
+        "a packet takes as many mergeable buffers as it needs",
+        move || {
+            let nic = NicOptions {
+                receive_length: 64,
+                segments: 1,
+                ..NicOptions::default()
+            };
+            let mut nic = Nic::new(&options.node, nic)?;
+            let wire = PacketSocket::new(nic.tap.name(), frame::ETHERTYPE)?;
+            for (length, chains) in [
+                (52 + 64, 2),
+                (52 + 65, 3),
+                (1514, 24),
+                (60, 2),
+                (64 * 3 - 12, 3),
+            ] {
+                ensure!(wire.send(&frame::encode(2, 0, length))?, "the wire is full");
+                let received = nic.receive()?;
+                frame::decode(&received.packet)?;
+                ensure!(
+                    received.chains == chains,
+                    "frame of {length} bytes took {} buffers, expected {chains}",
+                    received.chains
+                );
+                nic.replenish()?;
+            }
+            Ok(())
+        },
+    );
+
+    suite.case(
+        "a packet that is too large for a single buffer is dropped",
+        move || single_buffers(options),
+    );
+
+    suite.case(
+        "packets that wait in a stopped device arrive when it starts",
+        move || {
+            let mut nic = Nic::new(&options.node, NicOptions::default())?;
+            let wire = PacketSocket::new(nic.tap.name(), frame::ETHERTYPE)?;
+            let mut account = frame::Account::default();
+            for sequence in 0..50 {
+                ensure!(
+                    wire.send(&frame::encode(2, sequence, 60))?,
+                    "the wire is full"
+                );
+                if sequence == 10 || sequence == 40 {
+                    nic.stop_queue(&nic.receive)?;
+                }
+                if sequence == 30 || sequence == 49 {
+                    nic.start_queue(&nic.receive)?;
+                }
+            }
+            while account.received < 50 {
+                account.note(frame::decode(&nic.receive()?.packet)?.sequence);
+                nic.replenish()?;
+            }
+            account.expect_all(50)
+        },
+    );
+}
+
+fn few_buffers(options: &Options, features: u64) -> Result<()> {
+    const BUFFERS: u16 = 4;
+    const FRAMES: u64 = 30;
+    let nic = NicOptions {
+        features,
+        receive_chains: Some(BUFFERS),
+        ..NicOptions::default()
+    };
+    let mut nic = Nic::new(&options.node, nic)?;
+    let wire = PacketSocket::new(nic.tap.name(), frame::ETHERTYPE)?;
+    for sequence in 0..FRAMES {
+        ensure!(
+            wire.send(&frame::encode(2, sequence, 60))?,
+            "the wire is full"
+        );
+    }
+    let mut account = frame::Account::default();
+    for step in [1, 3, 4, 2, 1] {
+        // The buffers that the device has fill up, and no more.
+        while nic.receive.ring.in_flight() > 0 {
+            account.note(frame::decode(&nic.receive()?.packet)?.sequence);
+        }
+        if !options.stock {
+            expect_idle(&nic)?;
+        }
+        ensure!(!nic.receive.ring.has_used()?, "a packet without a buffer");
+        nic.replenish_some(step)?;
+    }
+    while account.received < FRAMES {
+        account.note(frame::decode(&nic.receive()?.packet)?.sequence);
+        nic.replenish()?;
+    }
+    account.expect_all(FRAMES)
+}
+
+fn single_buffers(options: &Options) -> Result<()> {
+    const ROOM: usize = 500;
+    let nic = NicOptions {
+        features: VERSION_1 | EVENT_IDX,
+        receive_length: (12 + ROOM) as u32,
+        ..NicOptions::default()
+    };
+    let mut nic = Nic::new(&options.node, nic)?;
+    let wire = PacketSocket::new(nic.tap.name(), frame::ETHERTYPE)?;
+    // An exact fit, one byte too much, far too much, and a small one behind them.
+    for (sequence, length) in [ROOM, ROOM + 1, 1514, 60].into_iter().enumerate() {
+        ensure!(
+            wire.send(&frame::encode(2, sequence as u64, length))?,
+            "the wire is full"
+        );
+    }
+    for sequence in [0, 3] {
+        let numbered = frame::decode(&nic.receive()?.packet)?;
+        ensure!(
+            numbered.sequence == sequence,
+            "{numbered:?} came, expected {sequence}"
+        );
+    }
+    if options.stock {
+        return Ok(());
+    }
+    let control = Control::default();
+    let device = control.device_of(nic.tap.name())?;
+    let status = format!("vq/vq.{}.0/status", device.trim_start_matches("d."));
+    for (name, expected) in [("drops", 2), ("handled_packets", 2), ("errors", 0)] {
+        let counted = control.read_counter(&status, name)?;
+        ensure!(
+            counted == expected,
+            "{name} is {counted}, expected {expected}"
+        );
+    }
+    Ok(())
+}

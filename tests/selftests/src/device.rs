@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A vhost device: one open file of the node, and its ioctls.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use vhost::vhost_kern::vhost_binding::{
+    vhost_memory_region, vhost_vring_addr, vhost_vring_file, vhost_vring_state, VhostMemory,
+    VHOST_GET_FEATURES, VHOST_GET_VRING_BASE, VHOST_NET_SET_BACKEND, VHOST_RESET_OWNER,
+    VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE, VHOST_SET_OWNER, VHOST_SET_VRING_ADDR,
+    VHOST_SET_VRING_BASE, VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_SET_VRING_KICK,
+    VHOST_SET_VRING_NUM,
+};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use vmm_sys_util::ioctl::ioctl_with_val;
+
+/// Index of the virtqueue that carries packets to the guest.
+pub const RECEIVE: u32 = 0;
+/// Index of the virtqueue that carries packets from the guest.
+pub const TRANSMIT: u32 = 1;
+
+/// Feature: a packet may take several receive buffers.
+pub const MRG_RXBUF: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
+/// Feature: call whenever the available ring is found empty.
+pub const NOTIFY_ON_EMPTY: u64 = 1 << 24;
+/// Feature: the dirty log of live migration.
+pub const LOG_ALL: u64 = 1 << 26;
+/// Feature: the device supplies the virtio-net header, the socket has none.
+pub const DEVICE_HEADER: u64 = 1 << 27;
+/// Feature: descriptors may point to tables of descriptors.
+pub const INDIRECT_DESC: u64 = 1 << 28;
+/// Feature: notifications are asked for by ring index.
+pub const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
+/// Feature: virtio 1.
+pub const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
+/// Feature: addresses go through the device IOTLB.
+pub const ACCESS_PLATFORM: u64 = 1 << 33;
+/// Feature: buffers are used in the order in which they were made available.
+pub const IN_ORDER: u64 = 1 << 35;
+/// Feature: a single virtqueue may be reset.
+pub const RING_RESET: u64 = 1 << 40;
+
+/// Features that vhost_iocm offers.
+pub const FEATURES: u64 = MRG_RXBUF
+    | NOTIFY_ON_EMPTY
+    | DEVICE_HEADER
+    | INDIRECT_DESC
+    | EVENT_IDX
+    | VERSION_1
+    | RING_RESET;
+/// Features that Linux 7.2's vhost_net offers.
+pub const STOCK_FEATURES: u64 = FEATURES | LOG_ALL | ACCESS_PLATFORM | IN_ORDER;
+
+/// Numbers of requests that the bindings lack, named as in the kernel's headers.
+#[expect(missing_docs, reason = "the macros take no documentation")]
+pub mod request {
+    use vhost::vhost_kern::vhost_binding::{vhost_vring_state, VHOST};
+    use vmm_sys_util::{ioctl_ior_nr, ioctl_iow_nr};
+
+    ioctl_ior_nr!(VHOST_GET_FEATURES_ARRAY, VHOST, 0x83, u64);
+    ioctl_iow_nr!(VHOST_SET_FEATURES_ARRAY, VHOST, 0x83, u64);
+    ioctl_iow_nr!(
+        VHOST_SET_VRING_BUSYLOOP_TIMEOUT,
+        VHOST,
+        0x23,
+        vhost_vring_state
+    );
+    ioctl_iow_nr!(
+        VHOST_GET_VRING_BUSYLOOP_TIMEOUT,
+        VHOST,
+        0x24,
+        vhost_vring_state
+    );
+}
+
+/// An open vhost device.
+pub struct Device {
+    file: File,
+}
+
+impl From<OwnedFd> for Device {
+    fn from(fd: OwnedFd) -> Self {
+        Self { file: fd.into() }
+    }
+}
+
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Device {
+    /// Opens the node, and with that makes a device that nobody owns.
+    pub fn open(node: &Path) -> Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(node)
+            .with_context(|| format!("open {}", node.display()))?;
+        Ok(Self { file })
+    }
+
+    /// Issues an ioctl whose argument is passed as it is: a number, or an address good or bad.
+    pub fn ioctl_value(&self, request: u64, argument: u64) -> Result<i32, Errno> {
+        // SAFETY: The kernel reads and writes user memory at the argument only through the request's
+        // structure. Callers pass no argument, an address that is not mapped, or (`Device::ioctl`)
+        // one of memory that they own.
+        Errno::result(unsafe { ioctl_with_val(&self.file, request, argument) })
+    }
+
+    /// Issues an ioctl whose argument points to a structure that the kernel may read and write.
+    pub fn ioctl<T: ?Sized>(&self, request: u64, argument: &mut T) -> Result<i32, Errno> {
+        self.ioctl_value(request, std::ptr::from_mut(argument).cast::<u8>() as u64)
+    }
+
+    /// Makes the calling process the owner.
+    pub fn set_owner(&self) -> Result<(), Errno> {
+        self.ioctl_value(VHOST_SET_OWNER(), 0).map(drop)
+    }
+
+    /// Puts the device back into the state of a fresh one.
+    pub fn reset_owner(&self) -> Result<(), Errno> {
+        self.ioctl_value(VHOST_RESET_OWNER(), 0).map(drop)
+    }
+
+    /// The features offered.
+    pub fn features(&self) -> Result<u64, Errno> {
+        let mut features = 0u64;
+        self.ioctl(VHOST_GET_FEATURES(), &mut features)?;
+        Ok(features)
+    }
+
+    /// Acknowledges features.
+    pub fn set_features(&self, mut features: u64) -> Result<(), Errno> {
+        self.ioctl(VHOST_SET_FEATURES(), &mut features).map(drop)
+    }
+
+    /// Sets the translation from guest-physical to host-virtual addresses.
+    pub fn set_memory_table(&self, regions: &[vhost_memory_region]) -> Result<(), Errno> {
+        let count = u16::try_from(regions.len()).map_err(|_| Errno::E2BIG)?;
+        let mut table = VhostMemory::new(count);
+        for (index, region) in regions.iter().enumerate() {
+            table
+                .set_region(index as u32, region)
+                .map_err(|_| Errno::E2BIG)?;
+        }
+        self.ioctl_value(VHOST_SET_MEM_TABLE(), table.as_ptr() as u64)
+            .map(drop)
+    }
+
+    /// Sets the size of a ring.
+    pub fn set_size(&self, index: u32, size: u32) -> Result<(), Errno> {
+        let mut state = vhost_vring_state { index, num: size };
+        self.ioctl(VHOST_SET_VRING_NUM(), &mut state).map(drop)
+    }
+
+    /// Sets the host-virtual addresses of a ring.
+    pub fn set_addresses(&self, mut addresses: vhost_vring_addr) -> Result<(), Errno> {
+        self.ioctl(VHOST_SET_VRING_ADDR(), &mut addresses).map(drop)
+    }
+
+    /// Sets the next available index to fetch.
+    pub fn set_base(&self, index: u32, base: u32) -> Result<(), Errno> {
+        let mut state = vhost_vring_state { index, num: base };
+        self.ioctl(VHOST_SET_VRING_BASE(), &mut state).map(drop)
+    }
+
+    /// The next available index that the device will fetch.
+    pub fn base(&self, index: u32) -> Result<u32, Errno> {
+        let mut state = vhost_vring_state {
+            index,
+            num: u32::MAX,
+        };
+        self.ioctl(VHOST_GET_VRING_BASE(), &mut state)?;
+        Ok(state.num)
+    }
+
+    fn set_file(&self, request: u64, index: u32, fd: RawFd) -> Result<(), Errno> {
+        let mut file = vhost_vring_file { index, fd };
+        self.ioctl(request, &mut file).map(drop)
+    }
+
+    /// Sets the eventfd by which the guest says that it added chains; none unbinds.
+    pub fn set_kick(&self, index: u32, event: Option<&dyn AsRawFd>) -> Result<(), Errno> {
+        self.set_file(VHOST_SET_VRING_KICK(), index, number(event))
+    }
+
+    /// Sets the eventfd by which the device says that it used chains; none unbinds.
+    pub fn set_call(&self, index: u32, event: Option<&dyn AsRawFd>) -> Result<(), Errno> {
+        self.set_file(VHOST_SET_VRING_CALL(), index, number(event))
+    }
+
+    /// Sets the eventfd by which the device complains about a ring; none unbinds.
+    pub fn set_error(&self, index: u32, event: Option<&dyn AsRawFd>) -> Result<(), Errno> {
+        self.set_file(VHOST_SET_VRING_ERR(), index, number(event))
+    }
+
+    /// Sets the socket behind a virtqueue; none stops the virtqueue.
+    pub fn set_backend(&self, index: u32, socket: Option<&dyn AsRawFd>) -> Result<(), Errno> {
+        self.set_file(VHOST_NET_SET_BACKEND(), index, number(socket))
+    }
+}
+
+/// The descriptor's number, or the one that means none.
+fn number(fd: Option<&dyn AsRawFd>) -> RawFd {
+    fd.map_or(-1, AsRawFd::as_raw_fd)
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Other processes that own devices.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use anyhow::{ensure, Context, Result};
+use nix::sys::signal::{kill, Signal};
+use nix::sys::socket::{recvmsg, sendmsg, ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr};
+use nix::unistd::Pid;
+
+use crate::wait;
+
+/// A process of the program `owner`, killed when it goes out of scope.
+pub struct Owner {
+    child: Child,
+    /// Where the process says that it is ready, and what it hands over.
+    pub channel: UnixStream,
+}
+
+impl Owner {
+    /// Starts a process that owns a device of this node with a tap of this name, and reflects every
+    /// frame that it receives.
+    pub fn reflect(node: &Path, tap: &str) -> Result<Self> {
+        Self::spawn(&["reflect", "--tap", tap], node)
+    }
+
+    /// Like [`reflect`](Self::reflect), and hands the device's descriptor over as well.
+    pub fn lend(node: &Path, tap: &str) -> Result<(Self, OwnedFd)> {
+        let owner = Self::spawn(&["reflect", "--lend", "--tap", tap], node)?;
+        let fd = receive_fd(&owner.channel)?;
+        Ok((owner, fd))
+    }
+
+    fn spawn(arguments: &[&str], node: &Path) -> Result<Self> {
+        let (ours, theirs) = UnixStream::pair().context("socket pair")?;
+        ours.set_read_timeout(Some(wait::patience()))?;
+        let program = std::env::current_exe()?.with_file_name("owner");
+        let child = Command::new(&program)
+            .args(arguments)
+            .arg(node)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .spawn()
+            .with_context(|| format!("run {}", program.display()))?;
+        let owner = Self {
+            child,
+            channel: ours,
+        };
+        owner.expect_ready()?;
+        Ok(owner)
+    }
+
+    /// Waits until the process serves its device.
+    fn expect_ready(&self) -> Result<()> {
+        use std::io::Read;
+        let mut byte = [0];
+        (&self.channel)
+            .read_exact(&mut byte)
+            .context("the owner process did not get ready")
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it with SIGKILL and waits for its end.
+    pub fn kill(mut self) -> Result<ExitStatus> {
+        kill(Pid::from_raw(self.pid() as i32), Signal::SIGKILL).context("kill the owner")?;
+        self.child.wait().context("wait for the owner")
+    }
+
+    /// Lets it exit on its own, without closing its device before, and waits for its end.
+    pub fn release(mut self) -> Result<()> {
+        self.channel
+            .shutdown(std::net::Shutdown::Both)
+            .context("close the owner's channel")?;
+        let mut status = None;
+        wait::until("the owner process to exit", || {
+            status = self.child.try_wait()?;
+            Ok(status.is_some())
+        })?;
+        ensure!(
+            status.is_some_and(|s| s.success()),
+            "the owner process failed: {status:?}"
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // It may have been waited for already; a process that is gone needs no kill.
+        if matches!(self.child.try_wait(), Ok(None)) && self.child.kill().is_ok() {
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Hands a descriptor to the other side of the channel.
+pub fn send_fd(channel: &UnixStream, fd: BorrowedFd<'_>) -> Result<()> {
+    let bytes = [std::io::IoSlice::new(b"f")];
+    let fds = [fd.as_raw_fd()];
+    let message = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<UnixAddr>(
+        channel.as_raw_fd(),
+        &bytes,
+        &message,
+        MsgFlags::empty(),
+        None,
+    )
+    .context("send a descriptor")?;
+    Ok(())
+}
+
+/// Takes a descriptor from the other side of the channel.
+pub fn receive_fd(channel: &UnixStream) -> Result<OwnedFd> {
+    let mut byte = [0];
+    let mut bytes = [std::io::IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!(RawFd);
+    let message = recvmsg::<UnixAddr>(
+        channel.as_raw_fd(),
+        &mut bytes,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )
+    .context("receive a descriptor")?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            if let [fd] = fds[..] {
+                // SAFETY: The kernel has just installed this descriptor for the receiver of the
+                // message, which nobody else saw.
+                return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+    }
+    anyhow::bail!("the message carries no descriptor")
+}

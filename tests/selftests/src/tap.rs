@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A tap device, the backend of a vhost device.
+
+use std::ffi::CStr;
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use anyhow::{bail, Context, Result};
+use nix::errno::Errno;
+use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType};
+use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
+
+/// A network interface whose packets go to whoever holds its file.
+pub struct Tap {
+    file: File,
+    name: String,
+}
+
+/// What can be chosen about a tap.
+#[derive(Clone, Debug)]
+pub struct TapOptions {
+    /// Name of the interface; the kernel replaces `%d` with a number.
+    pub name: String,
+    /// Length of the virtio-net header before every packet; none for packets without header.
+    pub header_length: Option<usize>,
+    /// The largest packet without Ethernet header.
+    pub mtu: u16,
+    /// Whether the guest takes packets with open checksums and of more than one segment.
+    pub offload: bool,
+    /// Limit of bytes in flight towards the host; none for the default, which is no limit.
+    pub send_buffer: Option<i32>,
+}
+
+impl Default for TapOptions {
+    fn default() -> Self {
+        Self {
+            name: "iocm%d".into(),
+            header_length: Some(crate::header::MODERN_LENGTH),
+            mtu: 1500,
+            offload: false,
+            send_buffer: None,
+        }
+    }
+}
+
+impl AsRawFd for Tap {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+impl Tap {
+    /// Creates a tap and brings it up.
+    pub fn new(options: &TapOptions) -> Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+            .open("/dev/net/tun")
+            .context("open /dev/net/tun")?;
+        let mut request = interface_request(&options.name)?;
+        let header = if options.header_length.is_some() {
+            libc::IFF_VNET_HDR
+        } else {
+            0
+        };
+        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | header) as i16;
+        // SAFETY: The argument is the interface request that TUNSETIFF reads and writes.
+        Errno::result(unsafe { ioctl_with_mut_ref(&file, libc::TUNSETIFF, &mut request) })
+            .with_context(|| format!("create tap {}", options.name))?;
+        let name = interface_name(&request)?;
+        let tap = Self { file, name };
+        if let Some(length) = options.header_length {
+            tap.set_int(libc::TUNSETVNETHDRSZ, length as i32)?;
+        }
+        if let Some(limit) = options.send_buffer {
+            tap.set_int(libc::TUNSETSNDBUF, limit)?;
+        }
+        let offload = if options.offload {
+            libc::TUN_F_CSUM | libc::TUN_F_TSO4
+        } else {
+            0
+        };
+        // SAFETY: TUNSETOFFLOAD takes its argument by value.
+        Errno::result(unsafe { ioctl_with_val(&tap.file, libc::TUNSETOFFLOAD, offload.into()) })
+            .context("TUNSETOFFLOAD")?;
+        tap.silence()?;
+        configure(&tap.name, |request| {
+            request.ifr_ifru.ifru_mtu = options.mtu.into();
+            libc::SIOCSIFMTU
+        })?;
+        tap.set_up(true)?;
+        Ok(tap)
+    }
+
+    /// Brings the interface up or down.
+    pub fn set_up(&self, up: bool) -> Result<()> {
+        configure(&self.name, |request| {
+            let up = if up { libc::IFF_UP } else { 0 };
+            request.ifr_ifru.ifru_flags = (up | libc::IFF_NOARP) as i16;
+            libc::SIOCSIFFLAGS
+        })
+    }
+
+    /// Name of the interface.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn set_int(&self, request: u64, value: i32) -> Result<()> {
+        // SAFETY: The requests that are passed here read an int at their argument.
+        Errno::result(unsafe { ioctl_with_ref(&self.file, request, &value) })
+            .with_context(|| format!("ioctl {request:#x} on {}", self.name))?;
+        Ok(())
+    }
+
+    /// Keeps IPv6 from sending packets of its own, which would spoil exact counts.
+    fn silence(&self) -> Result<()> {
+        let knob = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.name);
+        match std::fs::write(&knob, "1") {
+            // A kernel without IPv6 has nothing to silence.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            result => result.with_context(|| format!("write {knob}")),
+        }
+    }
+}
+
+/// Whether an interface of this name exists.
+pub fn interface_exists(name: &str) -> bool {
+    std::path::Path::new("/sys/class/net").join(name).exists()
+}
+
+fn interface_request(name: &str) -> Result<libc::ifreq> {
+    if name.len() >= libc::IFNAMSIZ {
+        bail!("interface name {name} is too long");
+    }
+    // SAFETY: An interface request is plain old data, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
+}
+
+fn interface_name(request: &libc::ifreq) -> Result<String> {
+    let bytes: Vec<u8> = request.ifr_name.iter().map(|c| *c as u8).collect();
+    Ok(CStr::from_bytes_until_nul(&bytes)?.to_str()?.to_owned())
+}
+
+/// Configures an interface: the closure fills in the request and returns the ioctl that takes it.
+fn configure(name: &str, fill: impl FnOnce(&mut libc::ifreq) -> libc::c_ulong) -> Result<()> {
+    let control = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .context("control socket")?;
+    let mut request = interface_request(name)?;
+    let number = fill(&mut request);
+    // SAFETY: All interface ioctls take an interface request, of which they read the field that the
+    // closure filled in.
+    Errno::result(unsafe { ioctl_with_ref(&control, number, &request) })
+        .with_context(|| format!("ioctl {number:#x} on interface {name}"))?;
+    Ok(())
+}
