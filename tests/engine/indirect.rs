@@ -458,3 +458,21 @@ fn direct_descriptors_do_not_count_against_the_entries_of_tables() {
     guest.publish(0);
     assert_eq!(guest.pop_head(), Some(0));
 }
+
+#[test]
+fn the_pieces_of_tables_count_against_the_bound_of_a_chain() {
+    let mut guest = Guest::with_table(32768, |heap| {
+        (0..64)
+            .map(|index| region(0x1000 * index, 0x1000, heap + 0x1000 * index))
+            .collect()
+    });
+    // Memory of zeros: the first entry of the table, an empty buffer, ends it.
+    let table = Descriptor::table(0, 64 * 0x1000);
+    for index in 0..32767 {
+        guest.put(index, table.then(index + 1));
+    }
+    guest.put(32767, table);
+    guest.publish(0);
+    guest.mem.limit_accesses(4 * (65536 + 32768));
+    assert_eq!(guest.pop(), Err(RingError::Loop));
+}

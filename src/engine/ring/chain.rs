@@ -114,16 +114,13 @@ impl Collector<'_> {
         if u64::from(table.len) % DESCRIPTOR_SIZE != 0 {
             return Err(RingError::IndirectLength);
         }
-        let run = check_mapped(mem, table)?;
+        let run = self.check_mapped(mem, table)?;
         let count = u64::from(table.len) / DESCRIPTOR_SIZE;
         if count > u64::from(TABLE_ENTRIES_MAX) {
             return Err(RingError::IndirectTooLong);
         }
         for index in 0..count {
-            if self.indirect == TABLE_ENTRIES_MAX {
-                return Err(RingError::Loop);
-            }
-            self.indirect += 1;
+            self.count_indirect()?;
             let offset = index * DESCRIPTOR_SIZE;
             let entry = match run {
                 Some(base) => Descriptor::read(mem, base.wrapping_add(offset))?,
@@ -139,25 +136,40 @@ impl Collector<'_> {
         }
         Err(RingError::Loop)
     }
-}
 
-/// Checks that the whole of an indirect table is mapped, before any entry is used. Returns its
-/// address when it lies in one piece.
-fn check_mapped<M: RingMem>(mem: &M, table: &Descriptor) -> Result<Option<u64>, RingError> {
-    let mut addr = table.addr;
-    let mut left = u64::from(table.len);
-    for pieces in 0..TABLE_SEGMENTS_MAX {
-        if left == 0 {
-            return Ok(None);
+    /// Counts an entry of an indirect table, or a piece that a table lies in: both cost time, and
+    /// a chain may name the same table many times.
+    fn count_indirect(&mut self) -> Result<(), RingError> {
+        if self.indirect == TABLE_ENTRIES_MAX {
+            return Err(RingError::Loop);
         }
-        let (base, run) = mem.translate(addr)?;
-        if run >= left {
-            return Ok((pieces == 0).then_some(base));
-        }
-        left -= run;
-        addr = addr.checked_add(run).ok_or(RingError::Unmapped)?;
+        self.indirect += 1;
+        Ok(())
     }
-    Err(RingError::TooManySegments)
+
+    /// Checks that the whole of an indirect table is mapped, before any entry is used. Returns its
+    /// address when it lies in one piece.
+    fn check_mapped<M: RingMem>(
+        &mut self,
+        mem: &M,
+        table: &Descriptor,
+    ) -> Result<Option<u64>, RingError> {
+        let mut addr = table.addr;
+        let mut left = u64::from(table.len);
+        for pieces in 0..TABLE_SEGMENTS_MAX {
+            if left == 0 {
+                return Ok(None);
+            }
+            let (base, run) = mem.translate(addr)?;
+            if run >= left {
+                return Ok((pieces == 0).then_some(base));
+            }
+            self.count_indirect()?;
+            left -= run;
+            addr = addr.checked_add(run).ok_or(RingError::Unmapped)?;
+        }
+        Err(RingError::TooManySegments)
+    }
 }
 
 /// Reads an entry of an indirect table that is scattered over regions; the entry itself may be.
