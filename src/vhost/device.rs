@@ -380,7 +380,7 @@ impl Device {
 
         // Without a backend the virtqueue is not served, so its ring may be used here, where
         // touching it may take as long as the owner's page faults do.
-        let old = self.hold(index).backend.take();
+        let old = self.hold(index).take_backend();
         let name = match backend {
             None => {
                 drop(old);

@@ -134,6 +134,8 @@ pub struct Buffers {
     pub segments: KVVec<Segment>,
     /// Chains that wait to be given back, [`HEADS_MAX`] of them.
     pub heads: KVVec<UsedElem>,
+    /// How many of `heads` wait. None do between slices, unless the used ring could not be written.
+    pub waiting: usize,
     /// Frames that wait to be sent.
     pub frames: Frames,
 }
@@ -148,6 +150,7 @@ impl Buffers {
         Ok(Self {
             segments: KVVec::from_elem(Segment::default(), SEGMENTS_MAX, GFP_KERNEL)?,
             heads: KVVec::from_elem(UsedElem::default(), HEADS_MAX, GFP_KERNEL)?,
+            waiting: 0,
             frames: Frames::new()?,
         })
     }
@@ -182,6 +185,15 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// Takes the backend away, and forgets the chains that could not be given back: what they mean
+    /// ends with the ring.
+    pub fn take_backend(&mut self) -> Option<Backend> {
+        if let Some(buffers) = &mut self.buffers {
+            buffers.waiting = 0;
+        }
+        self.backend.take()
+    }
+
     /// Reports that the ring cannot be served any further until the next kick.
     pub fn fail(&self, stats: &VirtqueueStats, _error: RingError) {
         stats.errors.add(1);

@@ -12,9 +12,19 @@ impl Ring {
     ///
     /// # Errors
     ///
-    /// [`RingError::Fault`] when the used ring cannot be written. The device's own index then
-    /// counts what was written, as in stock vhost.
+    /// [`RingError::Fault`] when the used ring cannot be written. Nothing is given back then, so
+    /// the same elements may be pushed again.
     pub fn push_used<M: RingMem>(&mut self, mem: &M, elems: &[UsedElem]) -> Result<(), RingError> {
+        let before = (self.next_used, self.signalled);
+        let result = self.write_used(mem, elems);
+        if result.is_err() {
+            // What was written lies behind the published index, where nobody looks.
+            (self.next_used, self.signalled) = before;
+        }
+        result
+    }
+
+    fn write_used<M: RingMem>(&mut self, mem: &M, elems: &[UsedElem]) -> Result<(), RingError> {
         let mut rest = elems;
         while !rest.is_empty() {
             let slot = self.slot(self.next_used);

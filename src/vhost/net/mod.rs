@@ -38,18 +38,20 @@ struct Slice<'a> {
     segments: &'a mut [Segment],
     heads: &'a mut [UsedElem],
     /// How many of `heads` wait to be given back.
-    waiting: usize,
+    waiting: &'a mut usize,
     frames: &'a mut Frames,
 }
 
 impl Slice<'_> {
-    /// Gives the chains in `heads` back to the driver, and interrupts it if it wants that.
+    /// Gives the chains in `heads` back to the driver, and interrupts it if it wants that. If the
+    /// used ring cannot be written, they wait for the slice that the next kick brings about.
     fn give_back(&mut self) -> Result<(), RingError> {
-        let count = core::mem::take(&mut self.waiting);
-        if count == 0 {
+        if *self.waiting == 0 {
             return Ok(());
         }
-        self.ring.push_used(&self.memory, &self.heads[..count])?;
+        let heads = &self.heads[..*self.waiting];
+        self.ring.push_used(&self.memory, heads)?;
+        *self.waiting = 0;
         if let Some(call) = self.call {
             if self.ring.needs_interrupt(&self.memory) {
                 call.signal();
@@ -106,7 +108,7 @@ pub fn serve(
         call: queue.call.as_ref(),
         segments: &mut buffers.segments,
         heads: &mut buffers.heads,
-        waiting: 0,
+        waiting: &mut buffers.waiting,
         frames: &mut buffers.frames,
     };
     let result = match &mut backend.end {

@@ -55,7 +55,7 @@ impl Slice<'_> {
                             self.ring.unpop(chains);
                             return Err(RingError::Fault);
                         }
-                        self.waiting += usize::from(chains);
+                        *self.waiting += usize::from(chains);
                         self.virtqueue.stats.packets.add(1);
                         self.virtqueue.stats.bytes.add(packet as u64);
                     } else {
@@ -76,7 +76,7 @@ impl Slice<'_> {
                     self.virtqueue.stats.drops.add(1);
                 }
             }
-            if self.waiting > BATCH {
+            if *self.waiting > BATCH {
                 self.give_back()?;
             }
             if !budget.charge(needed, self.ring.take_work()) {
@@ -129,7 +129,7 @@ impl Slice<'_> {
     ) -> Result<Option<(usize, usize)>, RingError> {
         let head = self
             .heads
-            .get_mut(self.waiting + chain)
+            .get_mut(*self.waiting + chain)
             .ok_or(RingError::TooManySegments)?;
         let free = &mut self.segments[segments..];
         if free.is_empty() {

@@ -45,7 +45,7 @@ impl Slice<'_> {
         let header = self.features.vhost_header_len();
         let mut budget = Budget::new();
         loop {
-            if self.waiting == BATCH {
+            if *self.waiting >= BATCH {
                 self.flush(socket, batch)?;
             }
             let mut len = 0;
@@ -58,11 +58,11 @@ impl Slice<'_> {
                 len = total - header;
                 match self.send(socket, batch, batching, chain.readable, len) {
                     Ok(Fate::Done) => {
-                        self.heads[self.waiting] = UsedElem {
+                        self.heads[*self.waiting] = UsedElem {
                             id: u32::from(chain.head),
                             len: 0,
                         };
-                        self.waiting += 1;
+                        *self.waiting += 1;
                     }
                     Ok(Fate::Refused) => {
                         self.ring.unpop(1);

@@ -109,38 +109,54 @@ impl Device {
     }
 
     /// Issues an ioctl whose argument is passed as it is: a number, or an address good or bad.
-    pub fn ioctl_value(&self, request: u64, argument: u64) -> Result<i32, Errno> {
-        // SAFETY: The kernel reads and writes user memory at the argument only through the request's
-        // structure. Callers pass no argument, an address that is not mapped, or (`Device::ioctl`)
-        // one of memory that they own.
+    ///
+    /// # Safety
+    ///
+    /// What the request writes at the argument must be memory that the caller may have overwritten, or
+    /// not be mapped.
+    pub unsafe fn ioctl(&self, request: u64, argument: u64) -> Result<i32, Errno> {
+        // SAFETY: Passed on to the caller.
         Errno::result(unsafe { ioctl_with_val(&self.file, request, argument) })
     }
 
-    /// Issues an ioctl whose argument points to a structure that the kernel may read and write.
-    pub fn ioctl<T: ?Sized>(&self, request: u64, argument: &mut T) -> Result<i32, Errno> {
-        self.ioctl_value(request, std::ptr::from_mut(argument).cast::<u8>() as u64)
+    /// Issues one of the requests below that take nothing.
+    fn command(&self, request: u64) -> Result<(), Errno> {
+        // SAFETY: The request has no argument.
+        unsafe { self.ioctl(request, 0) }.map(drop)
+    }
+
+    /// Issues one of the requests below that only read their argument.
+    fn set<T>(&self, request: u64, argument: &T) -> Result<(), Errno> {
+        // SAFETY: Nothing is written.
+        unsafe { self.ioctl(request, std::ptr::from_ref(argument) as u64) }.map(drop)
     }
 
     /// Makes the calling process the owner.
     pub fn set_owner(&self) -> Result<(), Errno> {
-        self.ioctl_value(VHOST_SET_OWNER(), 0).map(drop)
+        self.command(VHOST_SET_OWNER())
     }
 
     /// Puts the device back into the state of a fresh one.
     pub fn reset_owner(&self) -> Result<(), Errno> {
-        self.ioctl_value(VHOST_RESET_OWNER(), 0).map(drop)
+        self.command(VHOST_RESET_OWNER())
     }
 
     /// The features offered.
     pub fn features(&self) -> Result<u64, Errno> {
         let mut features = 0u64;
-        self.ioctl(VHOST_GET_FEATURES(), &mut features)?;
+        // SAFETY: The request writes the 64 bits of this variable.
+        unsafe {
+            self.ioctl(
+                VHOST_GET_FEATURES(),
+                std::ptr::from_mut(&mut features) as u64,
+            )
+        }?;
         Ok(features)
     }
 
     /// Acknowledges features.
-    pub fn set_features(&self, mut features: u64) -> Result<(), Errno> {
-        self.ioctl(VHOST_SET_FEATURES(), &mut features).map(drop)
+    pub fn set_features(&self, features: u64) -> Result<(), Errno> {
+        self.set(VHOST_SET_FEATURES(), &features)
     }
 
     /// Sets the translation from guest-physical to host-virtual addresses.
@@ -152,25 +168,29 @@ impl Device {
                 .set_region(index as u32, region)
                 .map_err(|_| Errno::E2BIG)?;
         }
-        self.ioctl_value(VHOST_SET_MEM_TABLE(), table.as_ptr() as u64)
-            .map(drop)
+        // The regions lie behind the header.
+        self.set(VHOST_SET_MEM_TABLE(), table.get_header())
     }
 
     /// Sets the size of a ring.
     pub fn set_size(&self, index: u32, size: u32) -> Result<(), Errno> {
-        let mut state = vhost_vring_state { index, num: size };
-        self.ioctl(VHOST_SET_VRING_NUM(), &mut state).map(drop)
+        self.set(
+            VHOST_SET_VRING_NUM(),
+            &vhost_vring_state { index, num: size },
+        )
     }
 
     /// Sets the host-virtual addresses of a ring.
-    pub fn set_addresses(&self, mut addresses: vhost_vring_addr) -> Result<(), Errno> {
-        self.ioctl(VHOST_SET_VRING_ADDR(), &mut addresses).map(drop)
+    pub fn set_addresses(&self, addresses: vhost_vring_addr) -> Result<(), Errno> {
+        self.set(VHOST_SET_VRING_ADDR(), &addresses)
     }
 
     /// Sets the next available index to fetch.
     pub fn set_base(&self, index: u32, base: u32) -> Result<(), Errno> {
-        let mut state = vhost_vring_state { index, num: base };
-        self.ioctl(VHOST_SET_VRING_BASE(), &mut state).map(drop)
+        self.set(
+            VHOST_SET_VRING_BASE(),
+            &vhost_vring_state { index, num: base },
+        )
     }
 
     /// The next available index that the device will fetch.
@@ -179,13 +199,18 @@ impl Device {
             index,
             num: u32::MAX,
         };
-        self.ioctl(VHOST_GET_VRING_BASE(), &mut state)?;
+        // SAFETY: The request writes the structure of this variable.
+        unsafe {
+            self.ioctl(
+                VHOST_GET_VRING_BASE(),
+                std::ptr::from_mut(&mut state) as u64,
+            )
+        }?;
         Ok(state.num)
     }
 
     fn set_file(&self, request: u64, index: u32, fd: RawFd) -> Result<(), Errno> {
-        let mut file = vhost_vring_file { index, fd };
-        self.ioctl(request, &mut file).map(drop)
+        self.set(request, &vhost_vring_file { index, fd })
     }
 
     /// Sets the eventfd by which the guest says that it added chains; none unbinds.

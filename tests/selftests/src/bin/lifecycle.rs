@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 
     suite.case(
         "the module loads and unloads again and again, with and without traffic",
-        || load_and_unload(options, options.volume(20, 8)),
+        || load_and_unload(options, options.volume(20, 4)),
     );
 
     suite.case("the node is vhost-net's own, for root alone", || {
@@ -106,7 +106,7 @@ fn main() -> ExitCode {
     });
 
     suite.case("devices are opened and closed in a storm", || {
-        with_module("", || open_storm(options, options.volume(300, 60)))
+        with_module("", || open_storm(options, options.volume(300, 20)))
     });
 
     suite.case(
@@ -115,12 +115,12 @@ fn main() -> ExitCode {
     );
 
     suite.case("a device that was given up can be used again", || {
-        with_module("", || reuse(options, options.volume(20, 5)))
+        with_module("", || reuse(options, options.volume(20, 3)))
     });
 
     suite.case(
         "a process that exits with running devices leaves nothing",
-        || with_module("", || exit_running(options, options.volume(10, 4))),
+        || with_module("", || exit_running(options, options.volume(10, 3))),
     );
 
     suite.case(

@@ -106,10 +106,19 @@ impl Faults {
         let mut left = [0u8; 16];
         self.nth.write_all_at(text.as_bytes(), 0)?;
         let result = operation();
-        let length = self.nth.read_at(&mut left, 0)?;
-        self.nth.write_all_at(b"0", 0)?;
-        let left = std::str::from_utf8(&left[..length])?.trim();
-        Ok((result, left == "0"))
+        // Reading and writing this file copy as well: if one of them is what fails, the operation
+        // had less to fail.
+        let bad_address = |error: &std::io::Error| errno(error) == Errno::EFAULT;
+        let failed = match self.nth.read_at(&mut left, 0) {
+            Ok(length) => std::str::from_utf8(&left[..length])?.trim() == "0",
+            Err(error) if bad_address(&error) => false,
+            Err(error) => bail!("read fail-nth: {error}"),
+        };
+        match self.nth.write_all_at(b"0", 0) {
+            Err(error) if bad_address(&error) => self.nth.write_all_at(b"0", 0)?,
+            written => written?,
+        }
+        Ok((result, failed))
     }
 
     /// Goes through all allocations of an operation. `check` looks at what is there after each

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Rings that break the specification: reported, left alone, harmless to others, and repairable.
 
+use std::cell::RefCell;
+
 use anyhow::{ensure, Context, Result};
+use vhost::vhost_kern::vhost_binding::vhost_vring_addr;
 use vhost_iocm_selftests::control::Control;
-use vhost_iocm_selftests::device::{EVENT_IDX, MRG_RXBUF, VERSION_1};
+use vhost_iocm_selftests::device::{self, EVENT_IDX, MRG_RXBUF, VERSION_1};
 use vhost_iocm_selftests::frame;
 use vhost_iocm_selftests::ktap::{skip, Outcome, Suite};
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
@@ -202,52 +205,66 @@ const RECEIVE: &[(&str, Break)] = &[
     }),
 ];
 
-pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
+pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, bench: &'a Bench<'a>) {
     for (name, breakage) in TRANSMIT {
         suite.case(
             format!("a transmit ring {name} is reported and can be repaired"),
             move || {
-                let mut nic = broken_transmit(options, *breakage)?;
-                let used = nic.transmit.ring.used_index()?;
-                let base = nic.device.base(nic.transmit.index)?;
-                ensure!(
-                    base == u32::from(used),
-                    "base {base} moved past the broken chain at {used}"
-                );
-                // Nothing happens until the next kick, and that one finds the ring as it was.
-                nic.transmit.kick()?;
-                expect_broken(&nic, 1)?;
-                repair(&mut nic)
+                bench.repaired_after(|pair| {
+                    pair.break_transmit(*breakage)?;
+                    let nic = &mut pair.nic;
+                    let used = nic.transmit.ring.used_index()?;
+                    let base = nic.device.base(nic.transmit.index)?;
+                    ensure!(
+                        base == u32::from(used),
+                        "base {base} moved past the broken chain at {used}"
+                    );
+                    // Nothing happens until the next kick, and that one finds the ring as it was.
+                    nic.transmit.kick()?;
+                    pair.expect_broken(TRANSMIT_QUEUE)
+                })
             },
         );
     }
     for (name, breakage) in UNFIT {
         suite.case(
             format!("a transmit ring {name} is reported and can be repaired"),
-            move || repair(&mut broken_transmit(options, *breakage)?),
+            move || bench.repaired_after(|pair| pair.break_transmit(*breakage)),
         );
     }
     for (name, breakage) in RECEIVE {
         suite.case(
             format!("a receive ring {name} is reported and can be repaired"),
-            move || broken_receive(options, *breakage),
+            move || bench.repaired_after(|pair| pair.break_receive(*breakage)),
         );
+    }
+    for jump in [257, 40_000, 65_535] {
+        suite.case(
+            format!("an available index that jumps by {jump} is reported and can be repaired"),
+            move || {
+                bench.repaired_after(|pair| {
+                    let transmit = &mut pair.nic.transmit;
+                    let index = transmit.ring.published().wrapping_add(jump);
+                    transmit.ring.write_available_index(index)?;
+                    transmit.kick()?;
+                    pair.expect_broken(TRANSMIT_QUEUE)
+                })
+            },
+        );
+    }
+    for (name, packet) in UNSENDABLE {
+        suite.case(format!("a packet {name} starves nobody"), move || {
+            if options.stock {
+                return skip("vhost_net tries such a packet for ever");
+            }
+            bench.repaired_after(|pair| pair.hand_over(packet))?;
+            Ok(Outcome::Pass)
+        });
     }
 
     suite.case(
-        "an available index that jumps is reported and can be repaired",
-        move || {
-            for jump in [257, 40_000, 65_535] {
-                let (mut nic, mut neighbour) = pair(options)?;
-                let index = nic.transmit.ring.published().wrapping_add(jump);
-                nic.transmit.ring.write_available_index(index)?;
-                nic.transmit.kick()?;
-                expect_broken(&nic, 1)?;
-                check_neighbour(&mut neighbour)?;
-                repair(&mut nic).with_context(|| format!("jump of {jump}"))?;
-            }
-            Ok(())
-        },
+        "a ring at an address that is no memory is reported and can be repaired",
+        move || bench.repaired_after(Pair::lose_ring),
     );
 
     suite.case(
@@ -260,45 +277,13 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
             };
             let mut nic = Nic::new(&options.node, nic)?;
             ensure!(nic.transmit(&frame::encode(1, 0, 1514))?, "no room");
-            expect_broken(&nic, 1)
-        },
-    );
-
-    for (name, packet) in UNSENDABLE {
-        suite.case(format!("a packet {name} starves nobody"), move || {
-            unsendable(options, packet)
-        });
-    }
-
-    suite.case(
-        "rings at addresses that are no memory are reported",
-        move || {
-            let (mut nic, mut neighbour) = pair(options)?;
-            nic.stop()?;
-            let layout = *nic.transmit.ring.layout();
-            let address = |at| nic.memory.host_address(at);
-            let mut addresses = vhost::vhost_kern::vhost_binding::vhost_vring_addr {
-                index: nic.transmit.index,
-                flags: 0,
-                desc_user_addr: address(layout.descriptors)?,
-                used_user_addr: address(layout.used)?,
-                // An address that a process may have, where this one has nothing.
-                avail_user_addr: 0x1000,
-                log_guest_addr: 0,
-            };
-            nic.device.set_addresses(addresses)?;
-            nic.start_queue(&nic.transmit)?;
-            nic.transmit.kick()?;
-            expect_broken(&nic, 1)?;
-            check_neighbour(&mut neighbour)?;
-            addresses.avail_user_addr = address(layout.available)?;
-            nic.stop()?;
-            nic.device.set_addresses(addresses)?;
-            nic.start()?;
-            repair(&mut nic)
+            nic.transmit.expect_error()
         },
     );
 }
+
+const RECEIVE_QUEUE: usize = device::RECEIVE as usize;
+const TRANSMIT_QUEUE: usize = device::TRANSMIT as usize;
 
 /// What is read as a packet with its header of 12 bytes, but has none or one that is nonsense.
 const UNSENDABLE: &[(&str, &[u8])] = &[
@@ -319,154 +304,206 @@ const UNSENDABLE: &[(&str, &[u8])] = &[
     ),
 ];
 
-/// Hands over a packet that cannot be sent. Whether it comes back dropped or the ring is reported
-/// as broken is the device's choice; to try it for ever, as vhost_net does, is not.
-fn unsendable(options: &Options, packet: &[u8]) -> Result<Outcome> {
-    if options.stock {
-        return skip("vhost_net tries such a packet for ever");
+/// Two cards that one case after the other uses, since each leaves them in order.
+pub struct Bench<'a> {
+    options: &'a Options,
+    pair: RefCell<Option<Pair>>,
+}
+
+impl<'a> Bench<'a> {
+    /// A bench without cards.
+    pub fn new(options: &'a Options) -> Self {
+        Self {
+            options,
+            pair: RefCell::new(None),
+        }
     }
-    let (mut nic, mut neighbour) = pair(options)?;
-    let page = nic.memory.allocate(4096, 16)?;
-    nic.memory.write_bytes(page, packet)?;
-    let ring = &nic.transmit.ring;
-    let used = ring.used_index()?;
-    ring.write_descriptor(0, Descriptor::new(page, packet.len() as u32, 0, 0))?;
-    ring.write_available_entry(ring.published(), 0)?;
-    ring.write_available_index(ring.published().wrapping_add(1))?;
-    nic.transmit.kick()?;
-    wait::until("the packet to be dropped or reported", || {
-        Ok(nic.transmit.ring.used_index()? == used.wrapping_add(1) || nic.transmit.errors()? > 0)
-    })?;
-    expect_idle(&nic)?;
-    check_neighbour(&mut neighbour)?;
-    repair(&mut nic)?;
-    Ok(Outcome::Pass)
+
+    /// Runs the closure, which breaks a ring of one card, and then checks that the other card works,
+    /// and that the first one can be set up anew.
+    fn repaired_after(&self, run: impl FnOnce(&mut Pair) -> Result<()>) -> Result<()> {
+        let mut pair = match self.pair.take() {
+            Some(pair) => pair,
+            None => Pair::new(self.options)?,
+        };
+        run(&mut pair)?;
+        Traffic::new(&mut pair.neighbour, Direction::Both)?
+            .run(10)
+            .context("the card beside the broken one")?;
+        pair.repair()?;
+        // Only a pair that is in order is used again.
+        self.pair.replace(Some(pair));
+        Ok(())
+    }
 }
 
 /// Two cards of the same process, on the same worker where workers are shared.
-fn pair(options: &Options) -> Result<(Nic, Nic)> {
-    let card = || {
-        Nic::new(
-            &options.node,
-            NicOptions {
+struct Pair {
+    nic: Nic,
+    neighbour: Nic,
+    /// The first card's entry in the control interface, where there is one.
+    device: Option<String>,
+    /// The errors that were counted for its virtqueues.
+    counted: [u64; 2],
+}
+
+impl Pair {
+    fn new(options: &Options) -> Result<Self> {
+        let card = || {
+            let options_of_card = NicOptions {
                 features: VERSION_1 | MRG_RXBUF | EVENT_IDX,
                 segments: 1,
                 ..NicOptions::default()
-            },
-        )
-    };
-    let (mut nic, neighbour) = (card()?, card()?);
-    // Work that starting the device caused must not be mistaken for work on the broken ring.
-    Traffic::new(&mut nic, Direction::Both)?.run(10)?;
-    if !options.stock {
-        let control = Control::default();
-        let worker = |nic: &Nic| {
-            control.read_line(&format!(
-                "dev/{}/worker",
-                control.device_of(nic.tap.name())?
-            ))
+            };
+            Nic::new(&options.node, options_of_card)
         };
-        ensure!(
-            worker(&nic)? == worker(&neighbour)?,
-            "the cards have different workers"
-        );
+        let mut pair = Self {
+            nic: card()?,
+            neighbour: card()?,
+            device: None,
+            counted: [0; 2],
+        };
+        if !options.stock {
+            let control = Control::default();
+            let device = control.device_of(pair.nic.tap.name())?;
+            let other = control.device_of(pair.neighbour.tap.name())?;
+            let worker = |device: &str| control.read_line(&format!("dev/{device}/worker"));
+            ensure!(
+                worker(&device)? == worker(&other)?,
+                "the cards have different workers"
+            );
+            pair.device = Some(device);
+        }
+        // Work that starting the device caused must not be mistaken for work on a broken ring.
+        pair.repair()?;
+        Ok(pair)
     }
-    Ok((nic, neighbour))
-}
 
-fn check_neighbour(neighbour: &mut Nic) -> Result<()> {
-    Traffic::new(neighbour, Direction::Both)?
-        .run(20)
-        .context("the card beside the broken one")
-}
-
-/// Waits until the ring is reported as broken, and counted where there are counters.
-fn expect_broken(nic: &Nic, index: u32) -> Result<()> {
-    let queue = if index == 0 {
-        &nic.receive
-    } else {
-        &nic.transmit
-    };
-    queue.expect_error()?;
-    let control = Control::default();
-    if let Ok(device) = control.device_of(nic.tap.name()) {
+    /// Waits until the ring is reported as broken, and counted where there are counters.
+    fn expect_broken(&mut self, index: usize) -> Result<()> {
+        let queue = if index == RECEIVE_QUEUE {
+            &self.nic.receive
+        } else {
+            &self.nic.transmit
+        };
+        queue.expect_error()?;
+        let Some(device) = &self.device else {
+            return Ok(());
+        };
         let status = format!("vq/vq.{}.{index}/status", device.trim_start_matches("d."));
+        let counted = Control::default().read_counter(&status, "errors")?;
+        let before = std::mem::replace(&mut self.counted[index], counted);
         ensure!(
-            control.read_counter(&status, "errors")? > 0,
-            "the error was not counted"
+            counted > before,
+            "the error was not counted: {before} before, {counted} now"
         );
+        Ok(())
     }
-    Ok(())
-}
 
-/// Sets both rings up anew and checks that they work.
-fn repair(nic: &mut Nic) -> Result<()> {
-    nic.stop()?;
-    nic.transmit.restart(7)?;
-    nic.receive.restart(9)?;
-    for queue in [&nic.receive, &nic.transmit] {
-        nic.set_up_ring(queue)?;
+    /// Sets both rings up anew and checks that they work.
+    fn repair(&mut self) -> Result<()> {
+        let nic = &mut self.nic;
+        nic.stop()?;
+        nic.transmit.restart(7)?;
+        nic.receive.restart(9)?;
+        for queue in [&nic.receive, &nic.transmit] {
+            nic.set_up_ring(queue)?;
+        }
+        nic.replenish()?;
+        nic.start()?;
+        nic.transmit.errors()?;
+        nic.receive.errors()?;
+        Traffic::new(nic, Direction::Both)?
+            .run(20)
+            .context("after the repair")?;
+        ensure!(
+            nic.transmit.errors()? + nic.receive.errors()? == 0,
+            "errors after the repair"
+        );
+        Ok(())
     }
-    nic.replenish()?;
-    nic.start()?;
-    nic.transmit.errors()?;
-    nic.receive.errors()?;
-    Traffic::new(nic, Direction::Both)?
-        .run(50)
-        .context("after the repair")?;
-    ensure!(
-        nic.transmit.errors()? + nic.receive.errors()? == 0,
-        "errors after the repair"
-    );
-    Ok(())
-}
 
-/// Breaks a transmit ring, and waits until that was reported and the other card has worked on.
-fn broken_transmit(options: &Options, breakage: Break) -> Result<Nic> {
-    let (mut nic, mut neighbour) = pair(options)?;
-    let page = nic.memory.allocate(4096, 16)?;
-    let head = breakage(&nic, page)?;
-    let ring = &nic.transmit.ring;
-    let used = ring.used_index()?;
-    ring.write_available_entry(ring.published(), head)?;
-    ring.write_available_index(ring.published().wrapping_add(1))?;
-    nic.transmit.kick()?;
-    expect_broken(&nic, 1)?;
-    check_neighbour(&mut neighbour)?;
-    ensure!(
-        nic.transmit.ring.used_index()? == used,
-        "the broken chain was used"
-    );
-    nic.transmit.errors()?;
-    Ok(nic)
-}
+    /// Breaks the transmit ring.
+    fn break_transmit(&mut self, breakage: Break) -> Result<()> {
+        let nic = &mut self.nic;
+        let page = nic.memory.allocate(4096, 16)?;
+        let head = breakage(nic, page)?;
+        let ring = &nic.transmit.ring;
+        let used = ring.used_index()?;
+        ring.write_available_entry(ring.published(), head)?;
+        ring.write_available_index(ring.published().wrapping_add(1))?;
+        nic.transmit.kick()?;
+        self.expect_broken(TRANSMIT_QUEUE)?;
+        ensure!(
+            self.nic.transmit.ring.used_index()? == used,
+            "the broken chain was used"
+        );
+        Ok(())
+    }
 
-fn broken_receive(options: &Options, breakage: Break) -> Result<()> {
-    let (mut nic, mut neighbour) = pair(options)?;
-    nic.stop()?;
-    nic.receive.restart(0)?;
-    nic.set_up_ring(&nic.receive)?;
-    let page = nic.memory.allocate(4096, 16)?;
-    let head = breakage(&nic, page)?;
-    nic.receive.ring.write_available_entry(0, head)?;
-    nic.receive.ring.write_available_index(1)?;
-    nic.start()?;
-    let wire = PacketSocket::new(nic.tap.name(), frame::ETHERTYPE)?;
-    ensure!(wire.send(&frame::encode(2, 0, 60))?, "the wire is full");
-    expect_broken(&nic, 0)?;
-    check_neighbour(&mut neighbour)?;
-    ensure!(
-        nic.receive.ring.used_index()? == 0,
-        "the broken chain was used"
-    );
+    /// Breaks the receive ring, and lets a packet wait until it is sound.
+    fn break_receive(&mut self, breakage: Break) -> Result<()> {
+        let nic = &mut self.nic;
+        nic.stop()?;
+        nic.receive.restart(0)?;
+        nic.set_up_ring(&nic.receive)?;
+        let page = nic.memory.allocate(4096, 16)?;
+        let head = breakage(nic, page)?;
+        nic.receive.ring.write_available_entry(0, head)?;
+        nic.receive.ring.write_available_index(1)?;
+        nic.start()?;
+        let wire = PacketSocket::new(nic.tap.name(), frame::ETHERTYPE)?;
+        ensure!(wire.send(&frame::encode(2, 0, 60))?, "the wire is full");
+        self.expect_broken(RECEIVE_QUEUE)?;
 
-    // The packet waited: once the ring is sound, it is the first to arrive.
-    nic.stop()?;
-    nic.receive.restart(0)?;
-    nic.set_up_ring(&nic.receive)?;
-    nic.replenish()?;
-    nic.start()?;
-    frame::decode(&nic.receive()?.packet)?;
-    nic.replenish()?;
-    repair(&mut nic)
+        let nic = &mut self.nic;
+        ensure!(
+            nic.receive.ring.used_index()? == 0,
+            "the broken chain was used"
+        );
+        nic.stop()?;
+        nic.receive.restart(0)?;
+        nic.set_up_ring(&nic.receive)?;
+        nic.replenish()?;
+        nic.start()?;
+        frame::decode(&nic.receive()?.packet).map(drop)
+    }
+
+    /// Hands over a packet that cannot be sent. Whether it comes back dropped or the ring is reported
+    /// as broken is the device's choice; to try it for ever, as vhost_net does, is not.
+    fn hand_over(&mut self, packet: &[u8]) -> Result<()> {
+        let nic = &mut self.nic;
+        let page = nic.memory.allocate(4096, 16)?;
+        nic.memory.write_bytes(page, packet)?;
+        let ring = &nic.transmit.ring;
+        let used = ring.used_index()?;
+        ring.write_descriptor(0, Descriptor::new(page, packet.len() as u32, 0, 0))?;
+        ring.write_available_entry(ring.published(), 0)?;
+        ring.write_available_index(ring.published().wrapping_add(1))?;
+        nic.transmit.kick()?;
+        wait::until("the packet to be dropped or reported", || {
+            let dropped = nic.transmit.ring.used_index()? == used.wrapping_add(1);
+            Ok(dropped || nic.transmit.errors()? > 0)
+        })?;
+        expect_idle(nic)
+    }
+
+    /// Puts the available ring where there is no memory.
+    fn lose_ring(&mut self) -> Result<()> {
+        let nic = &mut self.nic;
+        nic.stop()?;
+        let layout = *nic.transmit.ring.layout();
+        nic.device.set_addresses(vhost_vring_addr {
+            index: nic.transmit.index,
+            flags: 0,
+            desc_user_addr: nic.memory.host_address(layout.descriptors)?,
+            used_user_addr: nic.memory.host_address(layout.used)?,
+            // An address that a process may have, where this one has nothing.
+            avail_user_addr: 0x1000,
+            log_guest_addr: 0,
+        })?;
+        nic.start_queue(&nic.transmit)?;
+        nic.transmit.kick()?;
+        self.expect_broken(TRANSMIT_QUEUE)
+    }
 }

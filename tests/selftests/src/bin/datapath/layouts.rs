@@ -15,7 +15,7 @@ use vhost_iocm_selftests::traffic::{Direction, Traffic};
 use crate::{exchange, CHAIN_MAX};
 
 pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
-    let frames = options.volume(2000, 200);
+    let frames = options.volume(2000, 64);
     for combination in 0..16u32 {
         let nic = combine(combination);
         suite.case(
@@ -103,18 +103,18 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
 
     suite.case("ring indices go all the way round", move || {
         let nic = NicOptions {
-            start: options.volume(0, 60000),
+            start: options.volume(0, 65_000),
             ..NicOptions::default()
         };
         let mut nic = Nic::new(&options.node, nic)?;
         let small = |_| frame::MINIMUM;
         let mut traffic = Traffic::with_lengths(&mut nic, Direction::Transmit, small)?;
-        traffic.run(options.volume(66_000, 6_000))
+        traffic.run(options.volume(66_000, 1_000))
     });
 
     suite.case("frames of every length", move || {
         let mut nic = Nic::new(&options.node, NicOptions::default())?;
-        let step = options.volume(1, 13);
+        let step = options.volume(1, 29);
         let lengths = (1514 - frame::MINIMUM) / step + 1;
         let length = move |sequence| frame::MINIMUM + sequence as usize % lengths * step;
         Traffic::with_lengths(&mut nic, Direction::Both, length)?.run(lengths as u64)

@@ -24,13 +24,14 @@ const CHAIN_MAX: u16 = 1024;
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    let bench = broken::Bench::new(&options);
     let mut suite = Suite::new();
     layouts::add(&mut suite, &options);
     transmit::add(&mut suite, &options);
     receive::add(&mut suite, &options);
     offload::add(&mut suite, &options);
     notification::add(&mut suite, &options);
-    broken::add(&mut suite, &options);
+    broken::add(&mut suite, &options, &bench);
     suite.run(&options.filters)
 }
 

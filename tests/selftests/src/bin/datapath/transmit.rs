@@ -31,7 +31,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
         "a socket with a limited send buffer transmits in order",
         move || {
             let mut nic = Nic::new(&options.node, limited())?;
-            Traffic::new(&mut nic, Direction::Both)?.run(options.volume(2000, 200))
+            Traffic::new(&mut nic, Direction::Both)?.run(options.volume(2000, 64))
         },
     );
 
@@ -52,7 +52,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
 
     suite.case(
         "stop and start resume exactly where the ring stopped",
-        move || stop_and_start(options, options.volume(100, 20)),
+        move || stop_and_start(options, options.volume(100, 8)),
     );
 
     suite.case(
@@ -97,7 +97,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
             let table = nic.memory.table()?;
             std::thread::scope(|scope| {
                 let traffic = Background::start(scope, &mut nic)?;
-                let replaced = (0..options.volume(200, 40)).try_for_each(|_| {
+                let replaced = (0..options.volume(200, 15)).try_for_each(|_| {
                     device.set_memory_table(&table)?;
                     traffic.advance(1)
                 });
@@ -111,7 +111,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
         "replacing the kick eventfd under traffic loses no kick",
         move || {
             let mut nic = Nic::new(&options.node, NicOptions::default())?;
-            for _ in 0..options.volume(200, 40) {
+            for _ in 0..options.volume(200, 15) {
                 let frame = frame::encode(1, 0, 60);
                 ensure!(nic.transmit(&frame)?, "no room");
                 let kick = new_event()?;
@@ -128,7 +128,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
         "replacing the call eventfd under traffic loses no call",
         move || {
             let mut nic = Nic::new(&options.node, NicOptions::default())?;
-            for _ in 0..options.volume(200, 40) {
+            for _ in 0..options.volume(200, 15) {
                 let call = new_event()?;
                 // The driver asks for a call before it hands the packet over, so that it waits for one.
                 nic.transmit.ring.enable_call()?;

@@ -309,23 +309,29 @@ fn rows() -> Vec<Row> {
 
 impl Row {
     fn call(&self, device: &Device, nic: &Nic) -> Answer {
-        let mut words = (self.argument)(nic);
-        // Requests that write may write more than a table row has words for.
-        words.resize(words.len().max(16), 0);
-        device.ioctl(self.number, words.as_mut_slice()).map(drop)
-    }
-
-    fn call_bad(&self, device: &Device) -> Answer {
-        device.ioctl_value(self.number, BAD_ADDRESS).map(drop)
+        self.call_with(device, &mut (self.argument)(nic))
     }
 
     fn call_index(&self, device: &Device, nic: &Nic) -> Answer {
         let mut words = (self.argument)(nic);
-        words.resize(words.len().max(16), 0);
         words[0] = 2;
-        device.ioctl(self.number, words.as_mut_slice()).map(drop)
+        self.call_with(device, &mut words)
+    }
+
+    fn call_with(&self, device: &Device, words: &mut Vec<u32>) -> Answer {
+        words.resize(words.len().max(WORDS_MIN), 0);
+        // SAFETY: The words are the request's structure, and more than any request of a row writes.
+        unsafe { device.ioctl(self.number, words.as_mut_ptr() as u64) }.map(drop)
+    }
+
+    fn call_bad(&self, device: &Device) -> Answer {
+        // SAFETY: Nothing is mapped there.
+        unsafe { device.ioctl(self.number, BAD_ADDRESS) }.map(drop)
     }
 }
+
+/// Words of every argument: the features array, the largest that is written, takes six.
+const WORDS_MIN: usize = 16;
 
 /// A column of the matrix.
 struct Column {

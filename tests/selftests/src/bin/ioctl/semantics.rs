@@ -11,7 +11,7 @@ use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
 use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType};
 use vhost::vhost_kern::vhost_binding::{
-    vhost_memory_region, vhost_vring_addr, VHOST_GET_FEATURES, VHOST_SET_MEM_TABLE,
+    vhost_memory_region, vhost_vring_addr, VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE,
     VHOST_SET_VRING_NUM,
 };
 use vhost_iocm_selftests::device::{self, request, Device, TRANSMIT};
@@ -101,6 +101,16 @@ fn backend(nic: &Nic, fd: RawFd) -> Result<(), Errno> {
 
 fn socket_of(family: AddressFamily, kind: SockType) -> Result<OwnedFd> {
     socket(family, kind, SockFlag::SOCK_CLOEXEC, None).context("socket")
+}
+
+/// Issues one of the requests that only read their argument.
+fn set(device: &Device, request: u64, argument: u64) -> Result<(), Errno> {
+    // SAFETY: Nothing is written.
+    unsafe { device.ioctl(request, argument) }.map(drop)
+}
+
+fn address<T>(argument: &T) -> u64 {
+    std::ptr::from_ref(argument) as u64
 }
 
 /// A descriptor that no file has.
@@ -199,12 +209,7 @@ const ROWS: &[Row] = &[
         "SET_MEM_TABLE refuses padding",
         Stopped,
         EOPNOTSUPP,
-        |nic| {
-            Ok(nic
-                .device
-                .ioctl(VHOST_SET_MEM_TABLE(), &mut [0u32, 1])
-                .map(drop))
-        },
+        |nic| Ok(set(&nic.device, VHOST_SET_MEM_TABLE(), address(&[0u32, 1]))),
     ),
     refuses(
         "SET_MEM_TABLE refuses more than 64 regions",
@@ -217,10 +222,11 @@ const ROWS: &[Row] = &[
         Stopped,
         E2BIG,
         |nic| {
-            Ok(nic
-                .device
-                .ioctl(VHOST_SET_MEM_TABLE(), &mut [u32::MAX, 0])
-                .map(drop))
+            Ok(set(
+                &nic.device,
+                VHOST_SET_MEM_TABLE(),
+                address(&[u32::MAX, 0]),
+            ))
         },
     ),
     accepts("SET_MEM_TABLE takes 64 regions", Stopped, |nic| {
@@ -282,7 +288,7 @@ const ROWS: &[Row] = &[
             let header = [1u32.to_ne_bytes(), 0u32.to_ne_bytes()].concat();
             let mut edge = EdgePage::new()?;
             let request = VHOST_SET_MEM_TABLE();
-            Ok(nic.device.ioctl_value(request, edge.put(&header)).map(drop))
+            Ok(set(&nic.device, request, edge.put(&header)))
         },
     ),
     refuses(
@@ -292,7 +298,7 @@ const ROWS: &[Row] = &[
         |nic| {
             let mut edge = EdgePage::new()?;
             let request = VHOST_SET_VRING_NUM();
-            Ok(nic.device.ioctl_value(request, edge.put(&[0; 4])).map(drop))
+            Ok(set(&nic.device, request, edge.put(&[0; 4])))
         },
     ),
     refuses(
@@ -458,9 +464,8 @@ const ROWS: &[Row] = &[
         "requests ignore the upper half of their number",
         Stopped,
         |nic| {
-            let mut features = 0u64;
-            let request = VHOST_GET_FEATURES() | 0xdead_beef << 32;
-            Ok(nic.device.ioctl(request, &mut features).map(drop))
+            let request = VHOST_SET_FEATURES() | 0xdead_beef << 32;
+            Ok(set(&nic.device, request, address(&device::VERSION_1)))
         },
     ),
 ];
@@ -628,7 +633,9 @@ fn features_array(options: &Options) -> Result<Outcome> {
     }
     let device = Device::open(&options.node)?;
     let mut array = [3, u64::MAX, u64::MAX, u64::MAX];
-    device.ioctl(request::VHOST_GET_FEATURES_ARRAY(), &mut array)?;
+    let request = request::VHOST_GET_FEATURES_ARRAY();
+    // SAFETY: The request writes as many words as the first of these says that there are behind it.
+    unsafe { device.ioctl(request, array.as_mut_ptr() as u64) }?;
     ensure!(
         array == [3, device::STOCK_FEATURES, 0xa, 0],
         "the features array is {array:x?}"
@@ -641,10 +648,12 @@ fn features_array(options: &Options) -> Result<Outcome> {
         ([3, 0, 0, 1], Err(EOPNOTSUPP)),
         ([0, 0, 0, 0], Ok(())),
     ] {
-        let mut array: [u64; 4] = words;
-        let answer = device
-            .ioctl(request::VHOST_SET_FEATURES_ARRAY(), &mut array)
-            .map(drop);
+        let words: [u64; 4] = words;
+        let answer = set(
+            &device,
+            request::VHOST_SET_FEATURES_ARRAY(),
+            address(&words),
+        );
         ensure!(
             answer == expected,
             "{words:x?}: {answer:?}, expected {expected:?}"

@@ -14,7 +14,7 @@ use vhost_iocm_selftests::traffic::Background;
 
 pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control) {
     suite.case("devices move while they are opened and closed", move || {
-        let rounds = options.volume(200, 40);
+        let rounds = options.volume(200, 15);
         let first = control.restore()?;
         let workers = [first, control.create_worker(0)?, control.create_worker(-1)?];
         race(
@@ -36,7 +36,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
     suite.case(
         "workers come and go while devices are opened and closed",
         move || {
-            let rounds = options.volume(200, 40);
+            let rounds = options.volume(200, 15);
             let first = control.restore()?;
             race(
                 control,
@@ -59,7 +59,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
     suite.case(
         "files are read while what they belong to goes away",
         move || {
-            let rounds = options.volume(200, 40);
+            let rounds = options.volume(200, 15);
             control.restore()?;
             race(
                 control,
@@ -80,7 +80,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
     suite.case(
         "two writers create, lock and remove at once, under traffic",
         move || {
-            let rounds = options.volume(100, 20);
+            let rounds = options.volume(100, 10);
             let first = control.restore()?;
             let mut nic = Nic::new(&options.node, NicOptions::default())?;
             let device = control.device_of(nic.tap.name())?;
