@@ -33,7 +33,8 @@ kernel: setup ## build the kernel FLAVOUR, unless that was done before
 	@scripts/kernel build $(FLAVOUR)
 
 # $(call kbuild,DIRECTORY,GOAL): builds in build/DIRECTORY. A real host's module
-# needs the compiler family that its kernel was built with.
+# needs the compiler family that its kernel was built with. Warnings are errors with the project's
+# own compilers, but not on a host, which may have newer ones.
 define kbuild
 @$(environment); \
 options=(); \
@@ -42,6 +43,7 @@ if [[ -n '$(KDIR)' ]]; then \
 	if grep -qs '^CONFIG_CC_IS_CLANG=y' "$$kernel/.config"; then options+=("LLVM=-$$llvm_version"); fi; \
 else \
 	kernel=$$(scripts/kernel path $(FLAVOUR)); \
+	export VHOST_IOCM_WERROR=y; \
 	options+=("LLVM=-$$llvm_version"); \
 	if [[ $(FLAVOUR) == uml ]]; then options+=(ARCH=um); fi; \
 fi; \

@@ -73,6 +73,9 @@ impl<F: Files> Control<F> {
         Ok(Self { files })
     }
 
+    /// # Safety
+    ///
+    /// Called by the shim with the context that was registered and the page of sysfs.
     unsafe extern "C" fn show(
         context: *const kernel::ffi::c_void,
         file: kernel::ffi::c_int,
@@ -89,6 +92,9 @@ impl<F: Files> Control<F> {
         )
     }
 
+    /// # Safety
+    ///
+    /// Called by the shim with the context that was registered and the text of sysfs.
     unsafe extern "C" fn store(
         context: *const kernel::ffi::c_void,
         file: kernel::ffi::c_int,

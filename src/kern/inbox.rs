@@ -166,6 +166,12 @@ impl<S: Service> Fifo<S> {
     }
 }
 
+impl<S: Service> Default for Fifo<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<S: Service> Drop for Fifo<S> {
     fn drop(&mut self) {
         while self.pop().is_some() {}

@@ -83,7 +83,7 @@ impl<N: Node> Registration<N> {
         unsafe {
             *misc = bindings::miscdevice {
                 minor: minor.map_or(bindings::MISC_DYNAMIC_MINOR as i32, |minor| minor as i32),
-                name: name.as_ptr().cast(),
+                name: name.as_char_ptr(),
                 fops: &registration.operations,
                 ..core::mem::zeroed()
             }
@@ -112,6 +112,9 @@ impl<N: Node> Registration<N> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel for a file of a registration's node that is being opened.
     unsafe extern "C" fn open(
         _inode: *mut bindings::inode,
         file: *mut bindings::file,
@@ -136,6 +139,9 @@ impl<N: Node> Registration<N> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel for a file that `open` opened, when nobody uses it any more.
     unsafe extern "C" fn release(
         _inode: *mut bindings::inode,
         file: *mut bindings::file,
@@ -147,6 +153,9 @@ impl<N: Node> Registration<N> {
         0
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel for a file that `open` opened.
     unsafe extern "C" fn ioctl(
         file: *mut bindings::file,
         command: kernel::ffi::c_uint,
@@ -160,6 +169,9 @@ impl<N: Node> Registration<N> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel for a file that `open` opened.
     unsafe extern "C" fn read_iter(
         kiocb: *mut bindings::kiocb,
         to: *mut bindings::iov_iter,

@@ -148,8 +148,8 @@ impl<T: Content> Directory<T> {
                 node.kobject.get(),
                 &Node::<T>::KTYPE,
                 parent,
-                c"%s".as_ptr().cast(),
-                name.as_ptr(),
+                c"%s".as_char_ptr(),
+                name.as_char_ptr(),
             )
         };
         // From here on the object has to be put, which dropping the directory does.
@@ -229,12 +229,18 @@ impl<T: Content> Node<T> {
         unsafe { &*node }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel when the last reference to a node's object is gone.
     unsafe extern "C" fn release(kobject: *mut bindings::kobject) {
         // SAFETY: Only nodes have this type.
         let node = unsafe { Self::from_kobject(kobject) };
         node.released.complete_all();
     }
 
+    /// # Safety
+    ///
+    /// Called by sysfs for a file of a node's directory, with a zeroed page.
     unsafe extern "C" fn show(
         kobject: *mut bindings::kobject,
         attribute: *mut bindings::attribute,
@@ -253,6 +259,9 @@ impl<T: Content> Node<T> {
         finish(show(&node.content, &mut text).map(|()| text.len()))
     }
 
+    /// # Safety
+    ///
+    /// Called by sysfs for a file of a node's directory, with a text of `len` bytes.
     unsafe extern "C" fn store(
         kobject: *mut bindings::kobject,
         attribute: *mut bindings::attribute,

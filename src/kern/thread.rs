@@ -83,8 +83,8 @@ impl<B: Body> Thread<B> {
                 Some(Self::main),
                 Arc::as_ptr(&body).cast_mut().cast(),
                 bindings::NUMA_NO_NODE,
-                c"%s".as_ptr().cast(),
-                name.as_ptr(),
+                c"%s".as_char_ptr(),
+                name.as_char_ptr(),
             )
         })?;
         if let Some(cpu) = cpu {
@@ -111,6 +111,9 @@ impl<B: Body> Thread<B> {
         unsafe { shim::iocm_task_cpu(self.task.as_ptr()) }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel as the function of a thread, with the pointer that `spawn` passed.
     unsafe extern "C" fn main(data: *mut kernel::ffi::c_void) -> kernel::ffi::c_int {
         // SAFETY: `spawn` passes a body that is kept until this thread has ended.
         let body = unsafe { &*data.cast::<B>() };

@@ -108,6 +108,10 @@ impl<N: Notify> Watch<N> {
     }
 
     /// Called by the file's poll operation with its wait queue.
+    ///
+    /// # Safety
+    ///
+    /// Called by the poll operation of the file, with the table of a watch that `poll` borrows.
     unsafe extern "C" fn enqueue(
         _file: *mut bindings::file,
         queue: *mut bindings::wait_queue_head,
@@ -132,6 +136,10 @@ impl<N: Notify> Watch<N> {
     }
 
     /// Called with the lock of the wait queue held.
+    ///
+    /// # Safety
+    ///
+    /// Called by the kernel for an entry of a watch that is in a wait queue.
     unsafe extern "C" fn wake(
         wait: *mut bindings::wait_queue_entry,
         _mode: kernel::ffi::c_uint,
