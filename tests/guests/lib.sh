@@ -66,12 +66,7 @@ network_stop() {
 # NUMBER gives its addresses; DEVICE and NETDEV are options added to QEMU's
 # virtio-net-pci device and tap back end. Variable mtu applies.
 guest_start() {
-	local name=$1 number=$2 device=$3 netdev=${4:-}
-	local directory=$guests/$name mtu=${mtu:-1500}
-	rm -rf "$directory"
-	mkdir "$directory"
-	mkfifo "$directory"/control.{in,out}
-	echo "$subnet.1$number:$port" >"$directory/address"
+	local name=$1 attempt mtu=${mtu:-1500}
 
 	if [[ ! -e /sys/class/net/$name ]]; then
 		ip tuntap add dev "$name" mode tap vnet_hdr
@@ -79,14 +74,32 @@ guest_start() {
 	ip link set dev "$name" mtu "$mtu" master "$bridge" up
 	ip link set "$bridge" mtu "$mtu"
 
+	for attempt in 1 2 3; do
+		guest_boot "$@"
+		if guest_wait_ready "$name"; then
+			return
+		fi
+		# The SVM that QEMU emulates lets KVM see an exception being delivered where there is
+		# none, now and then; KVM gives the guest up. No vhost device has a part in that: it
+		# happens with the kernel's own as well. The guest is started again.
+		grep -q "KVM internal error" "$guests/$name/qemu" || return 1
+		echo "KVM gave up guest $name at boot (attempt $attempt); it is started again"
+		kill -KILL "$(guest_pid "$name")"
+		until_true "$patience" process_is_gone "$(guest_pid "$name")"
+	done
+	fail "KVM gave up guest $name three times"
+}
+
+guest_boot() {
+	local name=$1 number=$2 device=$3 netdev=${4:-}
+	local directory=$guests/$name
+	rm -rf "$directory"
+	mkdir "$directory"
+	mkfifo "$directory"/control.{in,out}
+	echo "$subnet.1$number:$port" >"$directory/address"
+
 	# Where everything is emulated, a machine of few devices and firmware that does little
 	# take a third of the boot away.
-	#
-	# mq=on makes the driver ring the device's bell while the guest's kernel starts.
-	# Without it the first to do so is a process, shortly after a page fault. The
-	# SVM that QEMU emulates leaves the type of that exception in exit_int_info, and KVM
-	# then takes the first access to the bell for one in the middle of delivering an
-	# exception, which it cannot emulate: "KVM internal error. Suberror: 3".
 	qemu-system-x86_64 -name "$name" -nodefaults -no-user-config -display none \
 		-machine pc,accel=kvm,usb=off,smbus=off,vmport=off,hpet=off -cpu host -m 128 -bios qboot.rom \
 		-kernel "$VHOST_IOCM_GUEST_KERNEL" -initrd "$image" \
@@ -98,7 +111,6 @@ guest_start() {
 		-device "virtio-net-pci,netdev=net,romfile=,mq=on,mac=52:54:00:12:34:1$number${device:+,$device}" \
 		>"$directory/qemu" 2>&1 &
 	echo $! >"$directory/pid"
-	guest_wait_ready "$name"
 }
 
 guest_pid() {
@@ -109,12 +121,19 @@ guest_address() {
 	echo "$(<"$guests/$1/address")"
 }
 
-# The agent says so after every boot.
+# The agent says so after every boot. Fails at once when KVM has given the guest up.
 guest_wait_ready() {
-	local name=$1 line control
+	local name=$1 line control begun='' deadline=$((SECONDS + patience))
 	exec {control}<>"$guests/$name/control.out"
 	until [[ ${line:-} == ready ]]; do
-		if ! read -r -t "$patience" -u "$control" line; then
+		if read -r -t 1 -u "$control" line; then
+			line=$begun$line begun=
+		else
+			begun+=$line line=
+			if ((SECONDS < deadline)) && ! grep -q "KVM internal error" "$guests/$name/qemu"; then
+				continue
+			fi
+			exec {control}>&-
 			guest_log "$name"
 			fail "guest $name did not come up within $patience s"
 			return
