@@ -102,8 +102,7 @@ guest_boot() {
 
 	# Where everything is emulated, a machine of few devices and firmware that does little
 	# take a third of the boot away. The timer is periodic for the same reason as in scripts/vm:
-	# on emulated SVM a timer interrupt gets lost now and then, and an idle guest that waits for
-	# it sleeps for minutes.
+	# on emulated SVM an idle guest sleeps for minutes now and then, as if it had lost one.
 	qemu-system-x86_64 -name "$name" -nodefaults -no-user-config -display none \
 		-machine pc,accel=kvm,usb=off,smbus=off,vmport=off,hpet=off -cpu host -m 128 -bios qboot.rom \
 		-kernel "$VHOST_IOCM_GUEST_KERNEL" -initrd "$image" \
