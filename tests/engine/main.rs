@@ -28,6 +28,7 @@ fn cases(cases: u32) -> proptest::test_runner::Config {
 mod abi;
 mod avail;
 mod budget;
+mod credit;
 mod explore;
 mod faults;
 mod garbage;
@@ -36,6 +37,8 @@ mod lifecycle;
 mod memory_table;
 mod notify;
 mod ownership;
+mod polling;
+mod share;
 mod simulation;
 mod stats;
 mod stress;

@@ -3,4 +3,7 @@
 //! Who serves which virtqueue, and when.
 
 pub mod budget;
+pub mod credit;
 pub mod ownership;
+pub mod polling;
+pub mod share;
