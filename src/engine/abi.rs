@@ -6,6 +6,7 @@
 //! of the original IOcm: lists are separated by tabs and end in a newline, an empty list is an
 //! empty file, `status` files have lines of `name:value`.
 
+use crate::engine::sched::polling::Mode;
 use core::fmt;
 
 /// The number of a worker, printed as `w.N`.
@@ -70,10 +71,15 @@ fn number(digits: &[u8]) -> Result<u32, Malformed> {
     }
 }
 
+/// Reads `w.N` with nothing around it.
+fn worker(name: &[u8]) -> Result<WorkerId, Malformed> {
+    let digits = name.strip_prefix(b"w.").ok_or(Malformed)?;
+    number(digits).map(WorkerId)
+}
+
 /// Reads `w.N`.
 pub fn parse_worker(text: &[u8]) -> Result<WorkerId, Malformed> {
-    let digits = line(text).strip_prefix(b"w.").ok_or(Malformed)?;
-    number(digits).map(WorkerId)
+    worker(line(text))
 }
 
 /// Reads a signed decimal number, as a CPU is given.
@@ -94,6 +100,52 @@ pub fn parse_cpu(text: &[u8]) -> Result<i32, Malformed> {
         let digit = if negative { -digit } else { digit };
         value.saturating_mul(10).saturating_add(digit)
     }))
+}
+
+/// Reads a decimal number without sign. One that 32 bits cannot hold is returned as the largest that
+/// they can, since it is well-formed and merely out of range.
+pub fn parse_number(text: &[u8]) -> Result<u32, Malformed> {
+    let digits = line(text);
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Malformed);
+    }
+    Ok(digits.iter().fold(0u32, |value, digit| {
+        value
+            .saturating_mul(10)
+            .saturating_add(u32::from(digit - b'0'))
+    }))
+}
+
+/// Reads `w.N` alone, or `w.N w.M`: a worker to be removed, and the one that gets what it serves.
+pub fn parse_removal(text: &[u8]) -> Result<(WorkerId, Option<WorkerId>), Malformed> {
+    let text = line(text);
+    match text.iter().position(|byte| *byte == b' ') {
+        None => Ok((worker(text)?, None)),
+        Some(space) => {
+            let (removed, heir) = (&text[..space], &text[space + 1..]);
+            Ok((worker(removed)?, Some(worker(heir)?)))
+        }
+    }
+}
+
+/// Reads when a virtqueue is polled.
+pub fn parse_mode(text: &[u8]) -> Result<Mode, Malformed> {
+    match line(text) {
+        b"0" => Ok(Mode::Never),
+        b"1" => Ok(Mode::Always),
+        b"auto" => Ok(Mode::Auto),
+        _ => Err(Malformed),
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Never => "0",
+            Self::Always => "1",
+            Self::Auto => "auto",
+        })
+    }
 }
 
 /// Reads `0` or `1`.

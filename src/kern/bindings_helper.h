@@ -4,9 +4,11 @@
  * in them, which bindgen cannot evaluate.
  */
 #include <linux/poll.h>
+#include <linux/sched/vhost_task.h>
 #include <linux/vhost.h>
 
 #include "../shim/shim.h"
+#include "../shim/trace.h"
 
 #define IOCM_CONSTANT(name, value) static const unsigned int IOCM_##name = value
 

@@ -17,6 +17,8 @@ pub enum File {
     Cycles,
     /// nr_iocores
     NrIocores,
+    /// iocores_utilization
+    IocoresUtilization,
     /// worker/create
     WorkerCreate,
     /// worker/remove
@@ -31,6 +33,7 @@ impl File {
             shim::iocm_file_IOCM_FILE_EPOCH => Self::Epoch,
             shim::iocm_file_IOCM_FILE_CYCLES => Self::Cycles,
             shim::iocm_file_IOCM_FILE_NR_IOCORES => Self::NrIocores,
+            shim::iocm_file_IOCM_FILE_IOCORES_UTILIZATION => Self::IocoresUtilization,
             shim::iocm_file_IOCM_FILE_WORKER_CREATE => Self::WorkerCreate,
             shim::iocm_file_IOCM_FILE_WORKER_REMOVE => Self::WorkerRemove,
             shim::iocm_file_IOCM_FILE_WORKER_DEFAULT => Self::WorkerDefault,
@@ -51,7 +54,7 @@ pub trait Files: Send + Sync + 'static {
 /// The class, while it is registered. There can be one, so this is made once, by the module's
 /// initialisation.
 pub struct Control<F: Files> {
-    files: Pin<KBox<Arc<F>>>,
+    _files: Pin<KBox<Arc<F>>>,
 }
 
 impl<F: Files> Control<F> {
@@ -70,7 +73,7 @@ impl<F: Files> Control<F> {
         let context: *const Arc<F> = &*files;
         // SAFETY: The operations are constant and the context lives until the class is gone.
         to_result(unsafe { shim::iocm_control_register(&Self::OPERATIONS, context.cast()) })?;
-        Ok(Self { files })
+        Ok(Self { _files: files })
     }
 
     /// # Safety
@@ -117,6 +120,5 @@ impl<F: Files> Drop for Control<F> {
     fn drop(&mut self) {
         // SAFETY: The class was registered when this was made.
         unsafe { shim::iocm_control_unregister() };
-        let _ = &self.files;
     }
 }

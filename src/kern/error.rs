@@ -50,6 +50,11 @@ pub fn malformed(_: Malformed) -> Error {
     EINVAL
 }
 
+/// Whether user memory could not be reached.
+pub fn is_fault(error: Error) -> bool {
+    error == EFAULT
+}
+
 /// Whether a socket that refused a packet may take it later.
 pub fn may_pass(error: Error) -> bool {
     error == EAGAIN || error == ENOMEM || error == enobufs()

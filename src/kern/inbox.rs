@@ -23,6 +23,10 @@ use kernel::task::Task;
 /// `Arc::into_raw`.
 pub struct Inbox<S: Service> {
     newest: Atomic<*mut Served<S>>,
+    /// Whether the reader is to look for objects on its lists that are another's now.
+    look: Atomic<bool>,
+    /// Whether a grace period has passed since the inbox was an object's.
+    unused: Atomic<bool>,
     reader: SetOnce<ARef<Task>>,
 }
 
@@ -42,6 +46,8 @@ impl<S: Service> Inbox<S> {
         Ok(Arc::new(
             Self {
                 newest: Atomic::new(ptr::null_mut()),
+                look: Atomic::new(false),
+                unused: Atomic::new(true),
                 reader: SetOnce::new(),
             },
             GFP_KERNEL,
@@ -51,6 +57,40 @@ impl<S: Service> Inbox<S> {
     /// Says which thread is to be woken. Only the first call counts.
     pub(super) fn set_reader(&self, task: ARef<Task>) {
         self.reader.populate(task);
+    }
+
+    /// Notes that the inbox is an object's from now on.
+    pub(super) fn use_begins(&self) {
+        self.unused.store(false, Relaxed);
+    }
+
+    /// Waits until nobody is about to push any more. The inbox is no object's now.
+    pub(super) fn use_ends(&self) {
+        thread::synchronize_rcu();
+        self.unused.store(true, Relaxed);
+    }
+
+    /// Whether it is known which thread is to be woken.
+    pub(super) fn has_reader(&self) -> bool {
+        self.reader.as_ref().is_some()
+    }
+
+    /// The number of the thread that is to be woken, in the initial namespace.
+    pub(super) fn reader_pid(&self) -> Option<i32> {
+        self.reader.as_ref().map(|task| task.pid())
+    }
+
+    /// Asks the reader to look through its lists for objects that it has to pass on. A reader that
+    /// sleeps has none, so it is not woken.
+    pub(super) fn ask_to_look(&self) {
+        // The full order pairs with the exchange in `was_asked`: the reader finds the request or
+        // sees who serves the objects now.
+        self.look.xchg(true, Full);
+    }
+
+    /// Whether the reader was asked to look through its lists since this was asked last.
+    pub fn was_asked(&self) -> bool {
+        self.look.load(Relaxed) && self.look.xchg(false, Full)
     }
 
     /// Whether there is nothing to take.
@@ -84,8 +124,10 @@ impl<S: Service> Inbox<S> {
 
 impl<S: Service> Drop for Inbox<S> {
     fn drop(&mut self) {
-        // Objects find their worker's inbox under RCU alone, see `Served::list`.
-        thread::synchronize_rcu();
+        // Objects find their inboxes under RCU alone, see `Served::list`.
+        if !self.unused.load(Relaxed) {
+            thread::synchronize_rcu();
+        }
     }
 }
 
@@ -98,6 +140,7 @@ impl<S: Service> Drop for Inbox<S> {
 pub struct Fifo<S: Service> {
     first: *mut Served<S>,
     last: *mut Served<S>,
+    len: usize,
 }
 
 impl<S: Service> Fifo<S> {
@@ -107,7 +150,18 @@ impl<S: Service> Fifo<S> {
         Self {
             first: ptr::null_mut(),
             last: ptr::null_mut(),
+            len: 0,
         }
+    }
+
+    /// The number of objects.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no object.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_null()
     }
 
     /// Appends `object`, which the caller was told to list.
@@ -123,6 +177,7 @@ impl<S: Service> Fifo<S> {
             unsafe { (*self.last).next.store(object, Relaxed) };
         }
         self.last = object;
+        self.len += 1;
     }
 
     /// Takes the object that has waited longest.
@@ -137,9 +192,29 @@ impl<S: Service> Fifo<S> {
         if self.first.is_null() {
             self.last = ptr::null_mut();
         }
+        self.len -= 1;
         // SAFETY: By the type invariant the pointer came from `Arc::into_raw`, and the list has
         // just given it up.
         Some(unsafe { Arc::from_raw(object) })
+    }
+
+    /// Appends everything that is in `other`, which is empty afterwards.
+    pub fn append(&mut self, other: &mut Self) {
+        while let Some(object) = other.pop() {
+            self.push(object);
+        }
+    }
+
+    /// Passes on what others serve now. The caller is the reader of `inbox`.
+    pub fn forward_strangers(&mut self, inbox: &Inbox<S>) {
+        for _ in 0..self.len {
+            let Some(object) = self.pop() else { return };
+            if object.is_for(inbox) {
+                self.push(object);
+            } else {
+                Served::forward(object);
+            }
+        }
     }
 
     /// Appends everything that is in `inbox`, oldest first.

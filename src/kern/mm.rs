@@ -2,6 +2,7 @@
 
 //! Address spaces: whose a device is, and which one a worker is in.
 
+use super::bindings as shim;
 use core::marker::PhantomData;
 use core::ptr;
 use kernel::bindings;
@@ -115,6 +116,32 @@ impl Adopted {
             // not delay those who share the thread.
             drop(MmWithUser::into_mmput_async(mm));
         }
+    }
+}
+
+/// As long as this lives, the current thread does not wait for memory that is not resident:
+/// accesses to it fail.
+pub struct NoFaults(NotThreadSafe);
+
+impl NoFaults {
+    /// From now on.
+    pub fn new() -> Self {
+        // SAFETY: Dropping this takes it back, in the same thread.
+        unsafe { shim::iocm_faults_disable() };
+        Self(NotThreadSafe)
+    }
+}
+
+impl Default for NoFaults {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for NoFaults {
+    fn drop(&mut self) {
+        // SAFETY: Making this disabled them, in the same thread.
+        unsafe { shim::iocm_faults_enable() };
     }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Objects that one worker at a time serves, and that control operations take from it.
+//! Objects that one thread at a time serves, a worker or their home thread, and that control
+//! operations take from it.
 //!
 //! The transitions are those of `engine::sched::ownership`. This file makes them safe to use: the
 //! state of an object can be reached only through a [`Slice`] or a [`Hold`], which exist while the
@@ -25,8 +26,7 @@ pub trait Service: Sized + Send + Sync + 'static {
 ///
 /// # Invariants
 ///
-/// - `inbox` came from `Arc::into_raw` and owns that reference. It changes only while the object
-///   is held.
+/// - `inbox` came from `Arc::into_raw` and owns that reference; so does `home`, unless it is null.
 /// - `state` is reached only through a `Slice`, which exists only while the object is SERVED, or a
 ///   `Hold`, which exists only while it is HELD and not GRANTED.
 #[pin_data(PinnedDrop)]
@@ -35,7 +35,10 @@ pub struct Served<S: Service> {
     ownership: Ownership,
     /// The link of the list on which the object is; see `super::inbox`.
     pub(super) next: Atomic<*mut Served<S>>,
+    /// The worker's.
     inbox: Atomic<*mut Inbox<S>>,
+    /// The home thread's, if there is one.
+    home: Atomic<*mut Inbox<S>>,
     #[pin]
     gate: SpinLock<()>,
     #[pin]
@@ -63,7 +66,9 @@ impl<S: Service> Served<S> {
                 ownership: Ownership::new(),
                 next: Atomic::new(ptr::null_mut()),
                 // INVARIANT: The reference is the object's from now on.
-                inbox: Atomic::new(Arc::into_raw(inbox).cast_mut()),
+                inbox: Atomic::new(Self::give(inbox)),
+                // INVARIANT: There is none.
+                home: Atomic::new(ptr::null_mut()),
                 gate <- new_spinlock!((), "vhost_iocm::Served::gate"),
                 free <- new_condvar!("vhost_iocm::Served::free"),
                 state: UnsafeCell::new(state),
@@ -81,18 +86,79 @@ impl<S: Service> Served<S> {
     fn follow(this: ArcBorrow<'_, Self>, then: Then) {
         match then {
             Then::Rest => (),
-            Then::List => this.list(Arc::from(this)),
+            Then::List => Self::list(Arc::from(this)),
             Then::Wake => this.wake(),
         }
     }
 
-    /// Hands the object to its worker.
-    fn list(&self, this: Arc<Self>) {
+    /// Makes `inbox` an object's.
+    fn give(inbox: Arc<Inbox<S>>) -> *mut Inbox<S> {
+        inbox.use_begins();
+        Arc::into_raw(inbox).cast_mut()
+    }
+
+    /// The inbox of who serves the object. It may be another one at any time; who wants to use it
+    /// and not only to compare it is in an RCU read section.
+    fn reader(&self) -> *mut Inbox<S> {
+        if self.ownership.is_away() {
+            let home = self.home.load(Acquire);
+            if !home.is_null() {
+                return home;
+            }
+        }
+        self.inbox.load(Acquire)
+    }
+
+    /// Hands the object, which is LISTED, to who serves it.
+    fn list(this: Arc<Self>) {
         let _guard = rcu::read_lock();
-        let inbox = self.inbox.load(Acquire);
+        let reader = this.reader();
         // SAFETY: An inbox that was this object's when the read section began is freed only after
         // it has ended, see `Drop for Inbox`.
-        unsafe { (*inbox).push(this) };
+        unsafe { (*reader).push(this) };
+    }
+
+    /// Whether the reader of `inbox` serves the object.
+    pub(super) fn is_for(&self, inbox: &Inbox<S>) -> bool {
+        ptr::eq(self.reader(), inbox)
+    }
+
+    /// The number of the home thread in the initial namespace; `None` if there is none, or it has
+    /// not run yet.
+    pub fn home_pid(&self) -> Option<i32> {
+        let _guard = rcu::read_lock();
+        let home = self.home.load(Acquire);
+        // SAFETY: As for `list`, if there is one.
+        unsafe { home.as_ref() }.and_then(Inbox::reader_pid)
+    }
+
+    /// Passes the object on, which the caller took from a list of its own, to who serves it now.
+    pub(super) fn forward(this: Arc<Self>) {
+        // An object that was polled may not be pending, and the next one would not look at it. It
+        // is LISTED, so there is nothing else to do.
+        let _: Then = this.ownership.mark();
+        Self::list(this);
+    }
+
+    /// Gives the object to the worker that reads `inbox`. The old one passes it on between two
+    /// slices, if it has it.
+    pub fn set_inbox(&self, inbox: Arc<Inbox<S>>) {
+        // INVARIANT: The object owns the reference from now on.
+        let old = self.inbox.xchg(Self::give(inbox), Full);
+        // SAFETY: By the type invariant the pointer came from `Arc::into_raw`, and the object has
+        // just given it up.
+        unsafe { Arc::from_raw(old) }.ask_to_look();
+    }
+
+    /// Sets the inbox of the home thread, or that there is none.
+    pub(super) fn set_home(&self, inbox: Option<Arc<Inbox<S>>>) {
+        let new = inbox.map_or(ptr::null_mut(), Self::give);
+        // INVARIANT: The object owns the reference from now on.
+        let old = self.home.xchg(new, Full);
+        if !old.is_null() {
+            // SAFETY: As for `set_inbox`.
+            drop(unsafe { Arc::from_raw(old) });
+        }
     }
 
     /// Wakes those who wait to hold the object.
@@ -102,24 +168,23 @@ impl<S: Service> Served<S> {
         self.free.notify_all();
     }
 
-    /// Begins a slice, as the reader of `inbox`, which took the object from its list.
+    /// Begins a slice, as the reader of `inbox`, which took the object from a list of its own;
+    /// `polled` says that it was the list of what it polls.
     ///
     /// Returns `None` when there is nothing to serve, when a control operation has the object, and
-    /// when another worker owns it now: that one gets it then.
-    pub fn begin(self: Arc<Self>, inbox: &Inbox<S>) -> Option<Slice<S>> {
-        if !self.ownership.begin() {
+    /// when it belongs to another reader now: that one gets it then.
+    pub fn begin(self: Arc<Self>, inbox: &Inbox<S>, polled: bool) -> Option<Slice<S>> {
+        if !self.is_for(inbox) {
+            Self::forward(self);
             return None;
         }
-        let slice = Slice { served: self };
-        // The owner cannot change any more: the object would have to be held.
-        if ptr::eq(slice.served.inbox.load(Acquire), inbox) {
-            return Some(slice);
-        }
-        if let Some(served) = slice.finish(true) {
-            let this = served.clone();
-            served.list(this);
-        }
-        None
+        let begun = if polled {
+            self.ownership.begin_polled()
+        } else {
+            self.ownership.begin()
+        };
+        // INVARIANT: It is served from now on.
+        begun.then_some(Slice { served: self })
     }
 
     /// Takes the object from its worker, waiting for the end of the slice that it may be in.
@@ -150,6 +215,7 @@ impl<S: Service> PinnedDrop for Served<S> {
         // SAFETY: By the type invariant the pointer came from `Arc::into_raw`, and it is not used
         // again.
         drop(unsafe { Arc::from_raw(inbox) });
+        self.set_home(None);
     }
 }
 
@@ -163,18 +229,58 @@ pub struct Slice<S: Service> {
 }
 
 impl<S: Service> Slice<S> {
+    /// Whether there is a home thread to leave the object to.
+    pub fn has_home(&self) -> bool {
+        !self.served.home.load(Acquire).is_null()
+    }
+
     /// Ends the slice; `more` says that the object has to be served again. Returns the object if
     /// the caller has to put it on a list.
     #[must_use]
     pub fn finish(self, more: bool) -> Option<Arc<Served<S>>> {
-        let served = self.served;
-        match served.ownership.finish(more) {
+        let then = self.served.ownership.finish(more);
+        self.listed(then)
+    }
+
+    /// Ends the slice, after which the caller polls the object. Returns the object if the caller
+    /// has to put it on its list.
+    #[must_use]
+    pub fn poll(self) -> Option<Arc<Served<S>>> {
+        let then = self.served.ownership.poll();
+        self.listed(then)
+    }
+
+    fn listed(self, then: Then) -> Option<Arc<Served<S>>> {
+        match then {
             Then::Rest => None,
-            Then::List => Some(served),
+            Then::List => Some(self.served),
             Then::Wake => {
-                served.wake();
+                self.served.wake();
                 None
             }
+        }
+    }
+
+    /// Ends the slice on a worker, which cannot go on: the home thread serves the rest.
+    pub fn leave(self) {
+        let then = self.served.ownership.leave();
+        self.hand_over(then);
+    }
+
+    /// Ends the slice in the home thread; `more` says that the object has to be served again.
+    /// `stay` says by whom: by the home thread, or by the worker.
+    pub fn finish_at_home(self, more: bool, stay: bool) {
+        let then = if stay {
+            self.served.ownership.finish(more)
+        } else {
+            self.served.ownership.come_back(more)
+        };
+        self.hand_over(then);
+    }
+
+    fn hand_over(self, then: Then) {
+        if let Some(served) = self.listed(then) {
+            Served::list(served);
         }
     }
 
@@ -194,20 +300,6 @@ impl<S: Service> Slice<S> {
 /// The object is HELD, by whoever has this.
 pub struct Hold<'a, S: Service> {
     served: ArcBorrow<'a, Served<S>>,
-}
-
-impl<S: Service> Hold<'_, S> {
-    /// Gives the object to the reader of `inbox`.
-    pub fn set_inbox(&mut self, inbox: Arc<Inbox<S>>) {
-        // INVARIANT: The object is held, and owns the reference from now on.
-        let old = self
-            .served
-            .inbox
-            .xchg(Arc::into_raw(inbox).cast_mut(), Full);
-        // SAFETY: By the invariant of `Served` the pointer came from `Arc::into_raw`, and the
-        // object has just given it up.
-        drop(unsafe { Arc::from_raw(old) });
-    }
 }
 
 impl<S: Service> Deref for Hold<'_, S> {

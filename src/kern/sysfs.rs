@@ -32,6 +32,14 @@ impl<'a> Text<'a> {
         self.len
     }
 
+    /// Lets `print` write into what is left of the page, of which it gets the address and the size
+    /// in bytes; it returns how many bytes it wrote.
+    pub(super) fn fill(&mut self, print: impl FnOnce(*mut kernel::ffi::c_char, usize) -> usize) {
+        let rest = &mut self.page[self.len..];
+        let room = rest.len();
+        self.len += print(rest.as_mut_ptr().cast(), room).min(room);
+    }
+
     /// What is left of the page.
     pub fn room(&self) -> usize {
         self.page.len() - self.len
@@ -98,8 +106,8 @@ impl<T> Attribute<T> {
 
 /// An object that has a directory.
 pub trait Content: Send + Sync + Sized + 'static {
-    /// The files in it.
-    const FILES: &'static [Attribute<Self>];
+    /// The files in it, in groups.
+    const FILES: &'static [&'static [Attribute<Self>]];
 }
 
 /// Where a directory is created.
@@ -155,7 +163,7 @@ impl<T: Content> Directory<T> {
         // From here on the object has to be put, which dropping the directory does.
         let directory = Self(node);
         to_result(err)?;
-        for file in T::FILES {
+        for file in T::FILES.iter().copied().flatten() {
             // SAFETY: The object is in sysfs, and the attribute is static.
             to_result(unsafe {
                 bindings::sysfs_create_file_ns(

@@ -125,8 +125,20 @@ impl Drop for Socket {
 pub enum FrameError {
     /// It is too large, and has to be sent alone.
     TooLarge,
+    /// It could not be read from the guest.
+    Fault,
     /// It is broken, or there is no memory for it.
     Dropped,
+}
+
+/// What became of a packet that was to be received.
+pub enum Received {
+    /// It is in the guest's buffers.
+    Whole,
+    /// The buffers could not be written, and it is still there.
+    Fault,
+    /// It is lost.
+    Lost,
 }
 
 /// A batch of frames that are sent with one call.
@@ -191,6 +203,7 @@ impl Frames {
         let header: *mut vnet::Header = match header {
             Ok(header) => header.cast(),
             Err(error) if error == ENOSPC => return Err(FrameError::TooLarge),
+            Err(error) if error == EFAULT => return Err(FrameError::Fault),
             Err(_) => return Err(FrameError::Dropped),
         };
         // SAFETY: What was returned is at least a header long: padding comes before the packet, or
@@ -311,17 +324,23 @@ impl Receiver {
         unsafe { shim::iocm_entries_ready(self.entries.entries.as_ptr(), self.socket.as_ptr()) }
     }
 
+    /// Whether the socket has a ring. Others can be received from only where one may sleep: they
+    /// lose a packet that cannot be written.
+    pub fn has_ring(&self) -> bool {
+        // SAFETY: By the type invariant the entries are valid.
+        unsafe { shim::iocm_entries_has_ring(self.entries.entries.as_ptr()) }
+    }
+
     /// Receives the packet that was peeked at into `segments` of `memory`, from `skip` bytes on.
-    /// `len` is its length with the socket's header.
-    ///
-    /// Returns whether it was received whole; otherwise it is lost.
+    /// `len` is its length with the socket's header. If that succeeds, [`Receiver::complete`] has
+    /// to follow.
     pub fn receive(
         &mut self,
         _memory: &UserMemory<'_>,
         segments: &[Segment],
         skip: usize,
         len: usize,
-    ) -> bool {
+    ) -> Received {
         // SAFETY: By the type invariant the entries are attached to the socket, and a packet was
         // peeked at. The segments have the layout of `struct iovec` and point to what is reached
         // as user memory only.
@@ -335,7 +354,33 @@ impl Receiver {
                 len,
             )
         };
-        usize::try_from(received).is_ok_and(|received| received == len)
+        match to_result(received.min(0)) {
+            Ok(()) if received as usize == len => Received::Whole,
+            Err(error) if error == EFAULT && self.keeps() => Received::Fault,
+            _ => {
+                self.complete();
+                Received::Lost
+            }
+        }
+    }
+
+    /// Whether the packet that was received last is still there.
+    fn keeps(&self) -> bool {
+        // SAFETY: By the type invariant the entries are valid.
+        unsafe { shim::iocm_entries_keeps(self.entries.entries.as_ptr()) }
+    }
+
+    /// Gives up the packet that was received last: it has arrived.
+    pub fn complete(&mut self) {
+        // SAFETY: By the type invariant the entries are valid.
+        unsafe { shim::iocm_entries_complete(self.entries.entries.as_ptr()) };
+    }
+
+    /// Takes the packet that was received last back: it is the next one again. It is lost if the
+    /// socket could not keep it; returns whether it is there.
+    pub fn take_back(&mut self) -> bool {
+        // SAFETY: By the type invariant the entries are valid.
+        unsafe { shim::iocm_entries_take_back(self.entries.entries.as_ptr()) }
     }
 
     /// Drops the packet that was peeked at; its first byte may land in `segment` of `memory`.

@@ -6,8 +6,9 @@ use super::bindings as shim;
 use super::inbox::Inbox;
 use super::mm::Adopted;
 use super::served::Service;
+use super::sysfs::Text;
 use kernel::bindings;
-use kernel::error::from_err_ptr;
+use kernel::error::{from_err_ptr, to_result};
 use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::aref::ARef;
@@ -39,16 +40,34 @@ impl Current {
         unsafe { bindings::kthread_should_stop() }
     }
 
-    /// Sleeps until something comes into `inbox` or the thread is asked to end.
-    pub fn sleep_unless<S: Service>(&self, inbox: &Inbox<S>) {
+    /// Sleeps until something comes into `inbox`, the thread is asked to end, or, if there is a
+    /// `timeout`, so many nanoseconds have passed.
+    pub fn sleep_unless<S: Service>(&self, inbox: &Inbox<S>, timeout: Option<u64>) {
         // SAFETY: The announcement is taken back below.
         unsafe { shim::iocm_prepare_sleep() };
         if inbox.is_empty() && !self.should_stop() {
-            // SAFETY: This thread holds no lock that forbids to sleep.
-            unsafe { bindings::schedule() };
+            match timeout {
+                // SAFETY: This thread holds no lock that forbids to sleep.
+                None => unsafe { bindings::schedule() },
+                // SAFETY: As above.
+                Some(timeout) => unsafe { shim::iocm_sleep(timeout) },
+            }
         }
         // SAFETY: Being awake needs no precondition.
         unsafe { shim::iocm_cancel_sleep() };
+    }
+
+    /// For how many nanoseconds the thread was ready to run, in all, and its CPU ran something
+    /// else. It stays 0 in kernels that do not measure that (`CONFIG_SCHED_INFO`).
+    pub fn stolen_time(&self) -> u64 {
+        // SAFETY: The function reads a field of the current task.
+        unsafe { shim::iocm_run_delay() }
+    }
+
+    /// Lets the other hardware thread of the core run, in a loop that waits.
+    pub fn relax(&self) {
+        // SAFETY: The instruction has no precondition.
+        unsafe { shim::iocm_relax() };
     }
 
     /// Lets others run, between two slices.
@@ -111,6 +130,24 @@ impl<B: Body> Thread<B> {
         unsafe { shim::iocm_task_cpu(self.task.as_ptr()) }
     }
 
+    /// The CPUs on which the thread may run, as a list of ranges.
+    pub fn write_cpus(&self, text: &mut Text<'_>) {
+        // SAFETY: By the type invariant the thread's structure is valid; what is written fits
+        // into the buffer whose size is passed.
+        text.fill(|buffer, size| unsafe { shim::iocm_task_cpus(self.task.as_ptr(), buffer, size) });
+    }
+
+    /// Sets the CPUs on which the thread may run, from a list of ranges that ends in a zero.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for what is no such list or names no CPU, `ERANGE` for CPUs that the machine cannot
+    /// have, `ENODEV` when none of them is online, `ENOMEM`.
+    pub fn set_cpus(&self, list: &CStr) -> Result {
+        // SAFETY: By the type invariant the thread's structure is valid; the text ends in a zero.
+        to_result(unsafe { shim::iocm_task_set_cpus(self.task.as_ptr(), list.as_char_ptr()) })
+    }
+
     /// # Safety
     ///
     /// Called by the kernel as the function of a thread, with the pointer that `spawn` passed.
@@ -133,11 +170,10 @@ impl<B: Body> Drop for Thread<B> {
     fn drop(&mut self) {
         // Whoever found the inbox before the last object left it has pushed when this returns, so
         // the thread finds it when it looks for the last time.
-        synchronize_rcu();
+        self.body.inbox().use_ends();
         // SAFETY: By the type invariant the structure is valid. A thread that was never run does
         // not run any more, one that runs has ended when this returns.
         unsafe { bindings::kthread_stop(self.task.as_ptr()) };
-        let _ = &self.body;
     }
 }
 

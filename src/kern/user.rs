@@ -174,6 +174,14 @@ impl<'a> UserMemory<'a> {
         Self { table, _mm: mm }
     }
 
+    /// Whether the first `len` bytes of `segments` are resident and can be written now. What is in
+    /// them may be lost.
+    pub fn probe(&self, segments: &[Segment], len: usize) -> bool {
+        // SAFETY: The slice is valid for reads of its length, and segments have the layout of
+        // `struct iovec`. What they point to is reached as user memory only.
+        unsafe { shim::iocm_probe_segments(as_iovec(segments), segments.len() as u32, len) }
+    }
+
     /// Copies `data` into `segments`, from `skip` bytes on.
     ///
     /// # Errors

@@ -50,10 +50,14 @@ static CLASS_ATTR_RO(cycles);
 CLASS_FILE_SHOW(nr_iocores, IOCM_FILE_NR_IOCORES)
 static CLASS_ATTR_RO(nr_iocores);
 
+CLASS_FILE_SHOW(iocores_utilization, IOCM_FILE_IOCORES_UTILIZATION)
+static CLASS_ATTR_RO(iocores_utilization);
+
 static struct attribute *control_attrs[] = {
 	&class_attr_epoch.attr,
 	&class_attr_cycles.attr,
 	&class_attr_nr_iocores.attr,
+	&class_attr_iocores_utilization.attr,
 	NULL,
 };
 ATTRIBUTE_GROUPS(control);

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Module parameters that are text, which the kernel crate's module! macro has no type for.
+ * Module parameters. The kernel crate's module! macro has neither text nor values with bounds.
  */
 #include <linux/moduleparam.h>
+#include <linux/string.h>
+#include <linux/sysfs.h>
 
 #include "shim.h"
 
@@ -14,3 +16,66 @@ const char *iocm_device_name(void)
 {
 	return device;
 }
+
+static const char * const poll_modes[] = {
+	[IOCM_POLL_NEVER] = "0",
+	[IOCM_POLL_ALWAYS] = "1",
+	[IOCM_POLL_AUTO] = "auto",
+};
+
+static unsigned int poll = IOCM_POLL_AUTO;
+
+static int poll_set(const char *text, const struct kernel_param *param)
+{
+	int mode = __sysfs_match_string(poll_modes, ARRAY_SIZE(poll_modes), text);
+
+	if (mode < 0)
+		return mode;
+	WRITE_ONCE(poll, mode);
+	return 0;
+}
+
+static int poll_get(char *text, const struct kernel_param *param)
+{
+	return sysfs_emit(text, "%s\n", poll_modes[READ_ONCE(poll)]);
+}
+
+static const struct kernel_param_ops poll_ops = {
+	.set = poll_set,
+	.get = poll_get,
+};
+
+module_param_cb(poll, &poll_ops, NULL, 0644);
+MODULE_PARM_DESC(poll, "whether new virtqueues are polled: 0, 1, or auto (default)");
+
+enum iocm_poll_mode iocm_poll_mode(void)
+{
+	return READ_ONCE(poll);
+}
+
+/* A number of microseconds between two bounds. */
+#define TIME_PARAMETER(_name, _default, _min, _max, _description)				\
+static unsigned int _name = _default;								\
+static int _name##_set(const char *text, const struct kernel_param *param)			\
+{												\
+	return param_set_uint_minmax(text, param, _min, _max);					\
+}												\
+static const struct kernel_param_ops _name##_ops = {						\
+	.set = _name##_set,									\
+	.get = param_get_uint,									\
+};												\
+module_param_cb(_name, &_name##_ops, &_name, 0644);						\
+MODULE_PARM_DESC(_name, _description);								\
+unsigned int iocm_##_name(void)									\
+{												\
+	return READ_ONCE(_name);								\
+}
+
+TIME_PARAMETER(slice_us, 200, 10, 10000,
+	       "longest time for which one virtqueue is served before the others, in microseconds, 10 to 10000 (default: 200)")
+TIME_PARAMETER(poll_start_us, 50, 1, 1000000,
+	       "polling starts in mode auto when the mean time between two pieces of work is shorter, in microseconds, 1 to 1000000 (default: 50)")
+TIME_PARAMETER(poll_idle_us, 1000, 1, 10000000,
+	       "a polled virtqueue without work for so long is left to its guest to notify, in microseconds, 1 to 10000000 (default: 1000)")
+TIME_PARAMETER(poll_recheck_us, 1000, 10, 1000000,
+	       "a polled virtqueue is looked at through its owner's address space at least so often, in microseconds, 10 to 1000000 (default: 1000)")

@@ -11,6 +11,7 @@
 #include <linux/uio.h>
 
 struct kobject;
+struct page;
 struct task_struct;
 
 /* Frames that one call hands to a tap, and entries taken from a tap's ring at once. */
@@ -44,6 +45,10 @@ void iocm_entries_attach(struct iocm_entries *entries, struct socket *sock);
 void iocm_entries_detach(struct iocm_entries *entries);
 size_t iocm_entries_peek(struct iocm_entries *entries, struct socket *sock);
 bool iocm_entries_ready(struct iocm_entries *entries, struct socket *sock);
+bool iocm_entries_has_ring(const struct iocm_entries *entries);
+bool iocm_entries_keeps(const struct iocm_entries *entries);
+void iocm_entries_complete(struct iocm_entries *entries);
+bool iocm_entries_take_back(struct iocm_entries *entries);
 int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
 			 const struct iovec *segments, unsigned int count, size_t skip, size_t len);
 int iocm_entries_drop(struct iocm_entries *entries, struct socket *sock,
@@ -56,18 +61,41 @@ int iocm_get_u16(u64 addr, u16 *value);
 int iocm_put_u16(u64 addr, u16 value);
 int iocm_copy_to_segments(const struct iovec *segments, unsigned int count, size_t skip,
 			  const void *data, size_t len);
+bool iocm_probe_segments(const struct iovec *segments, unsigned int count, size_t len);
+void iocm_faults_disable(void);
+void iocm_faults_enable(void);
+struct page *iocm_page_get(u64 addr);
+void iocm_page_put(struct page *page);
+u16 iocm_page_read_u16(struct page *page, unsigned int offset);
 
 /* task.c: threads and processors */
 
 void iocm_allow_affinity(void);
 int iocm_task_cpu(struct task_struct *task);
+size_t iocm_task_cpus(struct task_struct *task, char *text, size_t size);
+int iocm_task_set_cpus(struct task_struct *task, const char *list);
 void iocm_prepare_sleep(void);
 void iocm_cancel_sleep(void);
+void iocm_sleep(u64 timeout);
+u64 iocm_run_delay(void);
+void iocm_relax(void);
 void iocm_breathe(void);
 bool iocm_killed(void);
 bool iocm_cpu_possible(int cpu);
 bool iocm_cpu_online(int cpu);
+int iocm_cpu_node(int cpu);
 u64 iocm_cycles(void);
+u64 iocm_now(void);
+u64 iocm_to_cycles(u64 nanoseconds);
+
+/* trace.c: trace events */
+
+/* Why a virtqueue leaves its worker. */
+enum iocm_leave_reason {
+	IOCM_LEAVE_FAULT,
+	IOCM_LEAVE_BACKEND,
+	IOCM_LEAVE_HOME,
+};
 
 /* control.c: /sys/class/vhost and the files that are not in a directory of one object */
 
@@ -76,6 +104,7 @@ enum iocm_file {
 	IOCM_FILE_EPOCH,
 	IOCM_FILE_CYCLES,
 	IOCM_FILE_NR_IOCORES,
+	IOCM_FILE_IOCORES_UTILIZATION,
 	IOCM_FILE_WORKER_CREATE,
 	IOCM_FILE_WORKER_REMOVE,
 	IOCM_FILE_WORKER_DEFAULT,
@@ -98,8 +127,20 @@ int iocm_control_register(const struct iocm_control_ops *ops, const void *contex
 void iocm_control_unregister(void);
 struct kobject *iocm_control_directory(enum iocm_directory directory);
 
-/* parameters.c: module parameters that are text */
+/* parameters.c: module parameters */
+
+/* When virtqueues are polled, as module parameter poll counts its values. */
+enum iocm_poll_mode {
+	IOCM_POLL_NEVER,
+	IOCM_POLL_ALWAYS,
+	IOCM_POLL_AUTO,
+};
 
 const char *iocm_device_name(void);
+enum iocm_poll_mode iocm_poll_mode(void);
+unsigned int iocm_slice_us(void);
+unsigned int iocm_poll_start_us(void);
+unsigned int iocm_poll_idle_us(void);
+unsigned int iocm_poll_recheck_us(void);
 
 #endif

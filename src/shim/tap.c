@@ -257,11 +257,16 @@ int iocm_frames_send(struct iocm_frames *frames, struct socket *sock)
 	return min(err, 0);
 }
 
-/* Packets that were taken from the ring of a tun or tap and not yet received. */
+/*
+ * Packets that were taken from the ring of a tun or tap and not yet received. The one that is being
+ * received is kept until it has arrived, so that it can be received again; frames that were
+ * redirected to the tap cannot be kept.
+ */
 struct iocm_entries {
 	struct ptr_ring *ring;
 	unsigned int head;
 	unsigned int tail;
+	struct sk_buff *kept;
 	void *entries[IOCM_BATCH];
 };
 
@@ -351,18 +356,57 @@ static int receive(struct iocm_entries *entries, struct socket *sock, struct msg
 	return READ_ONCE(sock->ops)->recvmsg(sock, msg, len, MSG_DONTWAIT | MSG_TRUNC);
 }
 
+bool iocm_entries_has_ring(const struct iocm_entries *entries)
+{
+	return entries->ring;
+}
+
+bool iocm_entries_keeps(const struct iocm_entries *entries)
+{
+	return entries->kept;
+}
+
+/* What was received last has arrived. */
+void iocm_entries_complete(struct iocm_entries *entries)
+{
+	if (entries->kept)
+		consume_skb(entries->kept);
+	entries->kept = NULL;
+}
+
+/* What was received last did not arrive, and is the next one again if it was kept. */
+bool iocm_entries_take_back(struct iocm_entries *entries)
+{
+	if (!entries->kept)
+		return false;
+	entries->entries[--entries->head] = entries->kept;
+	entries->kept = NULL;
+	return true;
+}
+
 /*
  * Receives the packet that was peeked at into @segments, from @skip bytes on. Returns a negative
- * errno or the length of the packet with the socket's header.
+ * errno or the length of the packet with the socket's header. Complete or take back follows.
  */
 int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
 			 const struct iovec *segments, unsigned int count, size_t skip, size_t len)
 {
 	struct msghdr msg = { .msg_flags = MSG_DONTWAIT };
+	void *entry = NULL;
+	int received;
+
+	if (entries->ring && entries->head != entries->tail)
+		entry = entries->entries[entries->head];
+	if (entry && !tun_is_xdp_frame(entry))
+		entries->kept = skb_get(entry);
 
 	iov_iter_init(&msg.msg_iter, ITER_DEST, segments, count, skip + len);
 	iov_iter_advance(&msg.msg_iter, skip);
-	return receive(entries, sock, &msg, len);
+	received = receive(entries, sock, &msg, len);
+	/* Tun and tap do not say when they could not write the packet itself. */
+	if (received >= 0 && received == len && iov_iter_count(&msg.msg_iter))
+		return -EFAULT;
+	return received;
 }
 
 /* Drops the packet that was peeked at, truncating it to one byte of @segment. */

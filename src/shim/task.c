@@ -3,10 +3,18 @@
  * Threads and processors, where the kernel offers macros and static inlines only.
  */
 #include <linux/cpumask.h>
+#include <linux/hrtimer.h>
+#include <linux/math64.h>
+#include <linux/processor.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
+#include <linux/sched/clock.h>
 #include <linux/sched/signal.h>
 #include <linux/timex.h>
+#include <linux/topology.h>
+#ifdef CONFIG_X86_TSC
+#include <asm/tsc.h>
+#endif
 
 #include "shim.h"
 
@@ -37,6 +45,33 @@ int iocm_task_cpu(struct task_struct *task)
 	return cpu;
 }
 
+/* Prints the CPUs on which @task may run, as a list of ranges, into @text of @size bytes. */
+size_t iocm_task_cpus(struct task_struct *task, char *text, size_t size)
+{
+	return scnprintf(text, size, "%*pbl\n", cpumask_pr_args(task->cpus_ptr));
+}
+
+/* Lets @task run on the CPUs of @list, which is a list of ranges. */
+int iocm_task_set_cpus(struct task_struct *task, const char *list)
+{
+	cpumask_var_t mask;
+	int err;
+
+	if (!zalloc_cpumask_var(&mask, GFP_KERNEL))
+		return -ENOMEM;
+	err = cpulist_parse(list, mask);
+	if (!err && cpumask_empty(mask))
+		err = -EINVAL;
+	if (!err && !cpumask_subset(mask, cpu_possible_mask))
+		err = -ERANGE;
+	if (!err && !cpumask_intersects(mask, cpu_online_mask))
+		err = -ENODEV;
+	if (!err)
+		err = set_cpus_allowed_ptr(task, mask);
+	free_cpumask_var(mask);
+	return err;
+}
+
 /*
  * Announces that the current thread is about to sleep. The store comes with a full barrier, which
  * pairs with the one in wake_up_process(): who wants to wake the thread sees the announcement, or
@@ -50,6 +85,29 @@ void iocm_prepare_sleep(void)
 void iocm_cancel_sleep(void)
 {
 	__set_current_state(TASK_RUNNING);
+}
+
+/* Sleeps after such an announcement, for at most @timeout nanoseconds. */
+void iocm_sleep(u64 timeout)
+{
+	ktime_t left = ns_to_ktime(timeout);
+
+	schedule_hrtimeout(&left, HRTIMER_MODE_REL);
+}
+
+/* The time for which the current thread was ready to run and did not, in nanoseconds. */
+u64 iocm_run_delay(void)
+{
+#ifdef CONFIG_SCHED_INFO
+	return current->sched_info.run_delay;
+#else
+	return 0;
+#endif
+}
+
+void iocm_relax(void)
+{
+	cpu_relax();
 }
 
 /*
@@ -77,7 +135,39 @@ bool iocm_cpu_online(int cpu)
 	return cpu >= 0 && cpu < nr_cpu_ids && cpu_online(cpu);
 }
 
+int iocm_cpu_node(int cpu)
+{
+	return iocm_cpu_possible(cpu) ? cpu_to_node(cpu) : NUMA_NO_NODE;
+}
+
+u64 iocm_now(void)
+{
+	return local_clock();
+}
+
+/* User Mode Linux has no such counter; the cycles of its hosts' interface are nanoseconds. */
+#ifdef CONFIG_X86_TSC
+
 u64 iocm_cycles(void)
 {
 	return get_cycles();
 }
+
+u64 iocm_to_cycles(u64 nanoseconds)
+{
+	return mul_u64_u32_div(nanoseconds, tsc_khz, 1000000);
+}
+
+#else
+
+u64 iocm_cycles(void)
+{
+	return local_clock();
+}
+
+u64 iocm_to_cycles(u64 nanoseconds)
+{
+	return nanoseconds;
+}
+
+#endif

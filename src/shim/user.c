@@ -2,6 +2,8 @@
 /*
  * User memory of the current address space, where the kernel offers macros only.
  */
+#include <linux/highmem.h>
+#include <linux/mm.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
 
@@ -32,4 +34,60 @@ int iocm_copy_to_segments(const struct iovec *segments, unsigned int count, size
 	iov_iter_init(&to, ITER_DEST, segments, count, skip + len);
 	iov_iter_advance(&to, skip);
 	return copy_to_iter(data, len, &to) == len ? 0 : -EFAULT;
+}
+
+/*
+ * Whether the first @len bytes of @segments can be written without waiting, by writing a byte of
+ * each page.
+ */
+bool iocm_probe_segments(const struct iovec *segments, unsigned int count, size_t len)
+{
+	for (; count && len; segments++, count--) {
+		unsigned long addr = (unsigned long)segments->iov_base;
+		size_t left = min(segments->iov_len, len);
+
+		len -= left;
+		while (left) {
+			size_t run = min(left, PAGE_SIZE - offset_in_page(addr));
+
+			if (put_user(0, (u8 __user *)addr))
+				return false;
+			addr += run;
+			left -= run;
+		}
+	}
+	return !len;
+}
+
+void iocm_faults_disable(void)
+{
+	pagefault_disable();
+}
+
+void iocm_faults_enable(void)
+{
+	pagefault_enable();
+}
+
+/* The page at the user address @addr, if it is resident. The caller owns a reference to it. */
+struct page *iocm_page_get(u64 addr)
+{
+	struct page *page;
+
+	return get_user_pages_fast_only(addr & PAGE_MASK, 1, 0, &page) == 1 ? page : NULL;
+}
+
+void iocm_page_put(struct page *page)
+{
+	put_page(page);
+}
+
+/* Reads the field at @offset, which is even, of @page, which user space may write meanwhile. */
+u16 iocm_page_read_u16(struct page *page, unsigned int offset)
+{
+	void *mapped = kmap_local_page(page);
+	u16 value = le16_to_cpu(READ_ONCE(*(__le16 *)(mapped + offset)));
+
+	kunmap_local(mapped);
+	return value;
 }

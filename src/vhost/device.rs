@@ -3,11 +3,13 @@
 //! A device: one open file of the node, with two virtqueues.
 
 use super::features::{Features, BACKEND_OFFERED, OFFERED, WORDS};
-use super::virtqueue::{Backend, Buffers, Direction, End, Kick, SocketEvent, Virtqueue};
+use super::home::HomeWork;
+use super::virtqueue::{Backend, Buffers, Common, Direction, End, Kick, SocketEvent, Virtqueue};
 use crate::engine::abi::{DeviceId, VirtqueueId};
 use crate::engine::ring::{Layout, Ring};
 use crate::kern::error::{ebadfd, enobufs, eopnotsupp, ring_errno};
 use crate::kern::eventfd::{EventFd, FileRef};
+use crate::kern::home::Home;
 use crate::kern::inbox::Inbox;
 use crate::kern::mm::OwnerMm;
 use crate::kern::process::Process;
@@ -19,6 +21,7 @@ use crate::kern::vhost_abi::{
 };
 use crate::kern::watch::{Watch, READABLE, WRITABLE};
 use kernel::prelude::*;
+use kernel::str::CString;
 use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 
 /// Virtqueues of a device: one receives, one transmits. More queues are more devices.
@@ -35,6 +38,8 @@ const MESSAGE_SIZE: usize = 72;
 #[derive(Default)]
 struct Setup {
     owner: Option<OwnerMm>,
+    /// The thread in the owner's process.
+    home: Option<Home<HomeWork>>,
     memory: Option<Arc<MemoryTable>>,
 }
 
@@ -55,6 +60,8 @@ pub struct Label {
     pub owner: Option<Process>,
     /// The interfaces behind its virtqueues, with the zero that ends the names.
     pub backends: [Option<[u8; tap::NAME_SIZE]>; VIRTQUEUES],
+    /// Whether workers may serve the virtqueues, with the backends that they have.
+    pub shared: [bool; VIRTQUEUES],
 }
 
 /// A device.
@@ -62,6 +69,8 @@ pub struct Label {
 pub struct Device {
     /// Its name in the control interface.
     pub id: DeviceId,
+    /// What its virtqueues have in common.
+    pub common: Arc<Common>,
     virtqueues: [Arc<Served<Virtqueue>>; VIRTQUEUES],
     #[pin]
     setup: Mutex<Setup>,
@@ -76,11 +85,16 @@ impl Device {
     ///
     /// `ENOMEM`.
     pub fn new(id: DeviceId, inbox: Arc<Inbox<Virtqueue>>) -> Result<Arc<Self>> {
-        let virtqueue = |index| Virtqueue::new(VirtqueueId { device: id, index }, inbox.clone());
+        let common = Arc::new(Common::new(), GFP_KERNEL)?;
+        let virtqueue = |index| {
+            let id = VirtqueueId { device: id, index };
+            Virtqueue::new(id, common.clone(), inbox.clone())
+        };
         let virtqueues = [virtqueue(0)?, virtqueue(1)?];
         Arc::pin_init(
             pin_init!(Self {
                 id,
+                common,
                 virtqueues,
                 setup <- new_mutex!(Setup::default(), "vhost_iocm::Device::setup"),
                 label <- new_spinlock!(Label::default(), "vhost_iocm::Device::label"),
@@ -99,16 +113,16 @@ impl Device {
         *self.label.lock()
     }
 
-    /// Gives both virtqueues to the reader of `inbox`. Each is taken between two of its slices.
-    pub fn set_inbox(&self, inbox: &Arc<Inbox<Virtqueue>>) {
-        for virtqueue in &self.virtqueues {
-            virtqueue.as_arc_borrow().hold().set_inbox(inbox.clone());
-        }
+    /// Ends all that the device does, when its file is closed.
+    pub fn close(&self) {
+        self.stop();
+        let setup = core::mem::take(&mut *self.setup.lock());
+        // Waits for the end of the home thread.
+        drop(setup);
     }
 
-    /// Ends all that the device does, when its file is closed or its owner gives it up. Slices
-    /// that come later find nothing to serve.
-    pub fn stop(&self) {
+    /// Takes everything out of the virtqueues. Slices that come later find nothing to serve.
+    fn stop(&self) {
         for virtqueue in &self.virtqueues {
             // What is taken out is dropped when the virtqueue is not held any more: leaving wait
             // queues and giving packets back to the tap may take a while.
@@ -177,12 +191,15 @@ impl Device {
         }
         let owner = OwnerMm::current()?;
         let buffers = [Buffers::new()?, Buffers::new()?];
+        let name = CString::try_from_fmt(format_args!("vhost-{}", current!().pid()))?;
+        let home = Home::start(&name, HomeWork::new(&self.virtqueues, owner.clone())?)?;
         for (index, buffers) in buffers.into_iter().enumerate() {
             let mut queue = self.hold(index);
             queue.buffers = Some(buffers);
             queue.owner = Some(owner.clone());
         }
         setup.owner = Some(owner);
+        setup.home = Some(home);
         self.label.lock().owner = Some(Process::current());
         Ok(())
     }
@@ -197,6 +214,7 @@ impl Device {
         }
         *setup = Setup {
             owner: None,
+            home: None,
             memory: Some(memory),
         };
         Ok(())
@@ -381,10 +399,10 @@ impl Device {
         // Without a backend the virtqueue is not served, so its ring may be used here, where
         // touching it may take as long as the owner's page faults do.
         let old = self.hold(index).take_backend();
-        let name = match backend {
+        let (name, shared) = match backend {
             None => {
                 drop(old);
-                None
+                (None, false)
             }
             Some((backend, name)) => {
                 let mm = owner.as_current().ok_or(EPERM)?;
@@ -395,12 +413,15 @@ impl Device {
                     self.install(index, before, old);
                     return Err(ring_errno(error));
                 }
+                let shared = backend.end.is_sharable();
                 self.install(index, ring, Some(backend));
                 drop(old);
-                Some(name)
+                (Some(name), shared)
             }
         };
-        self.label.lock().backends[index] = name;
+        let mut label = self.label.lock();
+        label.backends[index] = name;
+        label.shared[index] = shared;
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 
 pub mod device;
 pub mod features;
+pub mod home;
 pub mod net;
 pub mod node;
 pub mod pool;

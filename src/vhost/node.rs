@@ -57,7 +57,7 @@ impl Drop for OpenDevice {
         // Without a lock held: this waits for readers and writers of the files, which may want
         // the pool's.
         self.directories = None;
-        self.device.stop();
+        self.device.close();
         self.pool.remove_device(self.device.id);
     }
 }

@@ -2,16 +2,20 @@
 
 //! All workers and devices, and which worker serves which device.
 
-use super::device::Device;
+use super::device::{Device, VIRTQUEUES};
 use super::sysfs::WorkerDirectory;
+use super::virtqueue::Virtqueue;
 use super::worker::Worker;
-use crate::engine::abi::{self, DeviceId, WorkerId};
+use crate::engine::abi::{self, DeviceId, VirtqueueId, WorkerId};
 use crate::kern::control::{File, Files};
 use crate::kern::cpu;
 use crate::kern::error::malformed;
+use crate::kern::inbox::Inbox;
 use crate::kern::sysfs::Text;
 use crate::kern::thread::Thread;
+use crate::kern::trace;
 use core::fmt::Write;
+use core::ops::Range;
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::{new_mutex, Arc, Mutex};
@@ -29,13 +33,37 @@ struct Employed {
     locked: bool,
     // The directory goes first: its files show the thread.
     _directory: WorkerDirectory,
-    _thread: Arc<Thread<Worker>>,
+    thread: Arc<Thread<Worker>>,
 }
 
-/// A device and who serves it.
+/// A device and who serves its virtqueues.
 struct Assigned {
     device: Arc<Device>,
-    worker: WorkerId,
+    workers: [WorkerId; VIRTQUEUES],
+}
+
+impl Assigned {
+    fn move_virtqueue(&mut self, index: usize, to: WorkerId, inbox: &Arc<Inbox<Virtqueue>>) {
+        if self.workers[index] != to {
+            trace::moved(self.device.virtqueues()[index].id, self.workers[index], to);
+            self.workers[index] = to;
+            self.device.virtqueues()[index].set_inbox(inbox.clone());
+        }
+    }
+
+    /// Moves the virtqueues that `which` chooses by their worker.
+    fn move_all(
+        &mut self,
+        to: WorkerId,
+        inbox: &Arc<Inbox<Virtqueue>>,
+        which: impl Fn(WorkerId) -> bool,
+    ) {
+        for index in 0..VIRTQUEUES {
+            if which(self.workers[index]) {
+                self.move_virtqueue(index, to, inbox);
+            }
+        }
+    }
 }
 
 /// What the pool's lock protects.
@@ -63,8 +91,21 @@ impl State {
     fn devices_of(&self, id: WorkerId) -> impl Iterator<Item = DeviceId> + '_ {
         self.devices
             .iter()
-            .filter(move |entry| entry.worker == id)
+            .filter(move |entry| entry.workers.contains(&id))
             .map(|entry| entry.device.id)
+    }
+
+    fn device_mut(&mut self, id: DeviceId) -> Option<&mut Assigned> {
+        self.devices.iter_mut().find(|entry| entry.device.id == id)
+    }
+
+    /// The inbox of a worker that takes virtqueues.
+    fn target(&self, id: WorkerId) -> Result<Arc<Inbox<Virtqueue>>> {
+        let entry = self.worker(id).ok_or(ENOENT)?;
+        if entry.locked {
+            return Err(EBUSY);
+        }
+        Ok(entry.worker.inbox_ref())
     }
 
     fn note_created(&mut self, id: WorkerId) {
@@ -131,7 +172,7 @@ impl Pool {
             worker,
             locked: false,
             _directory: directory,
-            _thread: thread,
+            thread,
         };
 
         let mut state = self.state.lock();
@@ -182,7 +223,8 @@ impl Pool {
         }
     }
 
-    fn remove_worker(&self, id: WorkerId) -> Result {
+    /// Removes a worker that is locked and serves nothing, or whose virtqueues go to `heir`.
+    fn remove_worker(&self, id: WorkerId, heir: Option<WorkerId>) -> Result {
         let entry = {
             let mut state = self.state.lock();
             let index = state
@@ -190,8 +232,21 @@ impl Pool {
                 .iter()
                 .position(|entry| entry.worker.id == id)
                 .ok_or(ENOENT)?;
-            if !state.workers[index].locked || state.devices_of(id).next().is_some() {
+            if heir == Some(id) {
+                return Err(EINVAL);
+            }
+            if !state.workers[index].locked {
                 return Err(EBUSY);
+            }
+            match heir {
+                Some(heir) => {
+                    let inbox = state.target(heir)?;
+                    for entry in state.devices.iter_mut() {
+                        entry.move_all(heir, &inbox, |worker| worker == id);
+                    }
+                }
+                None if state.devices_of(id).next().is_some() => return Err(EBUSY),
+                None => (),
             }
             state.workers.remove(index).map_err(|_| ENOENT)?
         };
@@ -264,7 +319,7 @@ impl Pool {
         let device = Device::new(DeviceId(id), inbox)?;
         let entry = Assigned {
             device: device.clone(),
-            worker,
+            workers: [worker; VIRTQUEUES],
         };
         state.devices.push(entry, GFP_KERNEL)?;
         state.next_device = id.wrapping_add(1);
@@ -281,36 +336,70 @@ impl Pool {
         drop(entry);
     }
 
-    /// The worker that serves a device.
-    pub fn worker_of(&self, id: DeviceId) -> Result<WorkerId> {
-        let state = self.state.lock();
-        let entry = state.devices.iter().find(|entry| entry.device.id == id);
-        Ok(entry.ok_or(ENODEV)?.worker)
+    /// Prints the list of the workers that serve a device: one, unless its virtqueues were moved one
+    /// by one.
+    pub fn write_workers_of(&self, id: DeviceId, text: &mut Text<'_>) -> Result {
+        let workers = self.state.lock().device_mut(id).ok_or(ENODEV)?.workers;
+        let [first, second] = workers;
+        let count = if first == second { 1 } else { workers.len() };
+        Ok(abi::write_list(text, &workers[..count])?)
     }
 
-    /// Moves a device to another worker, under whatever traffic it has.
+    /// The worker that serves a virtqueue.
+    pub fn worker_of(&self, id: VirtqueueId) -> Result<WorkerId> {
+        let mut state = self.state.lock();
+        Ok(state.device_mut(id.device).ok_or(ENODEV)?.workers[id.index as usize])
+    }
+
+    /// Moves a device to another worker, under whatever traffic it has. Neither the old worker nor
+    /// the home thread is waited for: whoever serves a virtqueue now hands it over after its slice.
     ///
     /// # Errors
     ///
     /// `ENOENT` for an unknown worker, `EBUSY` for one that is locked, `ENODEV` when the device
     /// was closed meanwhile.
     pub fn move_device(&self, id: DeviceId, to: WorkerId) -> Result {
+        self.move_virtqueues(id, 0..VIRTQUEUES, to)
+    }
+
+    /// Moves a virtqueue to another worker; see [`Pool::move_device`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Pool::move_device`].
+    pub fn move_virtqueue(&self, id: VirtqueueId, to: WorkerId) -> Result {
+        let index = id.index as usize;
+        self.move_virtqueues(id.device, index..index + 1, to)
+    }
+
+    fn move_virtqueues(&self, id: DeviceId, indices: Range<usize>, to: WorkerId) -> Result {
         let mut state = self.state.lock();
-        let target = state.worker(to).ok_or(ENOENT)?;
-        let (locked, inbox) = (target.locked, target.worker.inbox_ref());
-        let entry = state
-            .devices
-            .iter_mut()
-            .find(|entry| entry.device.id == id)
-            .ok_or(ENODEV)?;
-        if entry.worker == to {
+        state.worker(to).ok_or(ENOENT)?;
+        let workers = state.device_mut(id).ok_or(ENODEV)?.workers;
+        if workers[indices.clone()].iter().all(|worker| *worker == to) {
             return Ok(());
         }
-        if locked {
-            return Err(EBUSY);
+        let inbox = state.target(to)?;
+        let entry = state.device_mut(id).ok_or(ENODEV)?;
+        for index in indices {
+            entry.move_virtqueue(index, to, &inbox);
         }
-        entry.device.set_inbox(&inbox);
-        entry.worker = to;
+        Ok(())
+    }
+
+    /// Prints what each worker that is bound to one CPU did with its time: a line with its CPU, its
+    /// busy cycles and all of its cycles.
+    fn write_utilization(&self, text: &mut Text<'_>) -> Result {
+        let now = cpu::now();
+        for entry in self.state.lock().workers.iter() {
+            let number = entry.thread.cpu();
+            if number >= 0 {
+                let worker = &entry.worker;
+                let busy = cpu::to_cycles(worker.stats.busy_time.get());
+                let total = cpu::to_cycles(now.saturating_sub(worker.created));
+                writeln!(text, "cpu{number} {busy} {total}")?;
+            }
+        }
         Ok(())
     }
 
@@ -338,6 +427,7 @@ impl Files for Pool {
             File::Epoch => writeln!(text, "{}", self.state.lock().epoch)?,
             File::Cycles => writeln!(text, "{}", cpu::cycles())?,
             File::NrIocores => writeln!(text, "{}", self.state.lock().workers.len())?,
+            File::IocoresUtilization => self.write_utilization(text)?,
             File::WorkerCreate => self.write_created(text)?,
             File::WorkerDefault => writeln!(text, "{}", self.state.lock().default)?,
             File::WorkerRemove => return Err(EIO),
@@ -358,12 +448,13 @@ impl Files for Pool {
                 self.create_worker(parse_cpu(text)?)?;
             }
             File::WorkerRemove => {
-                self.remove_worker(abi::parse_worker(text).map_err(malformed)?)?;
+                let (id, heir) = abi::parse_removal(text).map_err(malformed)?;
+                self.remove_worker(id, heir)?;
             }
             File::WorkerDefault => {
                 self.set_default(abi::parse_worker(text).map_err(malformed)?)?;
             }
-            File::Cycles | File::NrIocores => return Err(EIO),
+            File::Cycles | File::NrIocores | File::IocoresUtilization => return Err(EIO),
         }
         Ok(())
     }

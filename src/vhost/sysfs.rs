@@ -8,13 +8,17 @@ use super::pool::Pool;
 use super::virtqueue::Virtqueue;
 use super::worker::Worker;
 use crate::engine::abi::{self, VirtqueueId};
-use crate::engine::stats::{Counter, VirtqueueStats};
+use crate::engine::sched::credit::{WEIGHT_MAX, WEIGHT_MIN};
+use crate::engine::sched::share::TIME_SHARE_MAX;
+use crate::engine::stats::{VirtqueueStats, WorkerStats};
+use crate::kern::cpu;
 use crate::kern::error::malformed;
 use crate::kern::served::Served;
 use crate::kern::sysfs::{Attribute, Content, Directory, Parent, Text};
 use crate::kern::thread::Thread;
 use core::fmt::{self, Write};
 use kernel::prelude::*;
+use kernel::str::{CStr, CString};
 use kernel::sync::Arc;
 
 /// A name that user space or another part of the kernel chose, ended by a zero: printed so that it
@@ -62,9 +66,56 @@ impl WorkerDirectory {
     }
 }
 
-static WORKER_FILES: [Attribute<WorkerFiles>; 5] = [
+/// A line of a `status` file: its name, and how its number is read.
+type Line<T> = (&'static CStr, fn(&T) -> u64);
+
+/// Declares the counters of a kind of object: the array of their files, and the array of what the
+/// lines of a `status` file print.
+macro_rules! counters {
+    ($files:ident, $lines:ident, $object:ty => $of:ty, $stats:expr, { $($name:literal: $value:expr,)* }) => {
+        const $lines: &[Line<$of>] = &[$(($name, $value),)*];
+
+        static $files: [Attribute<$object>; $lines.len()] = [$(
+            Attribute::read_only($name, |object, text| {
+                let stats: fn(&$object) -> &$of = $stats;
+                let value: fn(&$of) -> u64 = $value;
+                Ok(writeln!(text, "{}", value(stats(object)))?)
+            }),
+        )*];
+    };
+}
+
+/// Prints the lines of a `status` file for counters; `value` applies what reads one.
+fn write_lines<T>(
+    text: &mut Text<'_>,
+    lines: &[Line<T>],
+    value: impl Fn(fn(&T) -> u64) -> u64,
+) -> Result {
+    for (name, read) in lines {
+        let name = name.to_str().map_err(|_| EINVAL)?;
+        writeln!(text, "{name}:{}", value(*read))?;
+    }
+    Ok(())
+}
+
+static WORKER_FILES: [Attribute<WorkerFiles>; 7] = [
     Attribute::read_only(c"cpu", |files, text| {
         Ok(writeln!(text, "{}", files.thread.cpu())?)
+    }),
+    Attribute::read_write(
+        c"cpus",
+        |files, text| {
+            files.thread.write_cpus(text);
+            Ok(())
+        },
+        |files, text| {
+            let list = core::str::from_utf8(text).map_err(|_| EINVAL)?;
+            let list = CString::try_from_fmt(format_args!("{}", list.trim_end()))?;
+            files.thread.set_cpus(&list)
+        },
+    ),
+    Attribute::read_only(c"node", |files, text| {
+        Ok(writeln!(text, "{}", cpu::node(files.thread.cpu()))?)
     }),
     Attribute::read_only(c"pid", |files, text| {
         Ok(writeln!(text, "{}", files.thread.pid())?)
@@ -86,22 +137,40 @@ static WORKER_FILES: [Attribute<WorkerFiles>; 5] = [
     Attribute::read_only(c"status", |files, text| files.write_status(text)),
 ];
 
+counters!(WORKER_COUNTER_FILES, WORKER_COUNTERS, WorkerFiles => WorkerStats, |files| &files.worker.stats, {
+    c"loops": |stats| stats.loops.get(),
+    c"works": |stats| stats.works.get(),
+    c"mm_switches": |stats| stats.mm_switches.get(),
+    c"wait": |stats| stats.wait.get(),
+    c"busy_ns": |stats| stats.busy_time.get(),
+    c"idle_ns": |stats| stats.idle_time.get(),
+    c"stolen_ns": |stats| stats.stolen_time.get(),
+    c"polls": |stats| stats.polls.get(),
+    c"empty_polls": |stats| stats.empty_polls.get(),
+    c"empty_poll_ns": |stats| stats.empty_poll_time.get(),
+    c"polled": |stats| stats.polled.get(),
+    c"total_work_cycles": |stats| cpu::to_cycles(stats.busy_time.get()),
+    c"poll_cycles": |stats| cpu::to_cycles(stats.poll_time.get()),
+    c"notif_cycles": |stats| cpu::to_cycles(stats.notif_time.get()),
+    c"pending_ns_max": |stats| stats.pending.longest(),
+    c"pending_ns_avg": |stats| stats.pending.average(),
+});
+
 impl Content for WorkerFiles {
-    const FILES: &'static [Attribute<Self>] = &WORKER_FILES;
+    const FILES: &'static [&'static [Attribute<Self>]] = &[&WORKER_FILES, &WORKER_COUNTER_FILES];
 }
 
 impl WorkerFiles {
     fn write_status(&self, text: &mut Text<'_>) -> Result {
         let id = self.worker.id;
-        let stats = &self.worker.stats;
         writeln!(text, "cpu:{}", self.thread.cpu())?;
+        write!(text, "cpus:")?;
+        self.thread.write_cpus(text);
+        writeln!(text, "node:{}", cpu::node(self.thread.cpu()))?;
         writeln!(text, "pid:{}", self.thread.pid())?;
         writeln!(text, "locked:{}", u8::from(self.pool.is_locked(id)?))?;
         writeln!(text, "default:{}", u8::from(self.pool.is_default(id)))?;
-        writeln!(text, "loops:{}", stats.loops.get())?;
-        writeln!(text, "works:{}", stats.works.get())?;
-        writeln!(text, "mm_switches:{}", stats.mm_switches.get())?;
-        writeln!(text, "wait:{}", stats.wait.get())?;
+        write_lines(text, WORKER_COUNTERS, |read| read(&self.worker.stats))?;
         // The list comes last, since it is the only line that can outgrow the page.
         write!(text, "dev_list:")?;
         let before = text.room();
@@ -119,13 +188,10 @@ pub struct DeviceFiles {
     device: Arc<Device>,
 }
 
-static DEVICE_FILES: [Attribute<DeviceFiles>; 4] = [
+static DEVICE_FILES: [Attribute<DeviceFiles>; 7] = [
     Attribute::read_write(
         c"worker",
-        |files, text| {
-            let worker = files.pool.worker_of(files.device.id)?;
-            Ok(writeln!(text, "{worker}")?)
-        },
+        |files, text| files.pool.write_workers_of(files.device.id, text),
         |files, text| {
             let worker = abi::parse_worker(text).map_err(malformed)?;
             files.pool.move_device(files.device.id, worker)
@@ -142,15 +208,62 @@ static DEVICE_FILES: [Attribute<DeviceFiles>; 4] = [
             .map(|virtqueue| virtqueue.id);
         Ok(abi::write_list(text, ids)?)
     }),
+    Attribute::read_write(
+        c"weight",
+        |files, text| Ok(writeln!(text, "{}", files.device.common.share.weight())?),
+        |files, text| {
+            let weight = parse_bounded(text, WEIGHT_MIN, WEIGHT_MAX)?;
+            files.device.common.share.set_weight(weight);
+            Ok(())
+        },
+    ),
+    Attribute::read_write(
+        c"max_time_share",
+        |files, text| Ok(writeln!(text, "{}", files.device.common.share.ceiling())?),
+        |files, text| {
+            let ceiling = parse_bounded(text, 1, TIME_SHARE_MAX)?;
+            files.device.common.share.set_ceiling(ceiling);
+            Ok(())
+        },
+    ),
+    Attribute::read_write(
+        c"home",
+        |files, text| {
+            Ok(writeln!(
+                text,
+                "{}",
+                u8::from(files.device.common.is_home())
+            )?)
+        },
+        |files, text| {
+            let home = abi::parse_flag(text).map_err(malformed)?;
+            files.device.common.set_home(home);
+            Ok(())
+        },
+    ),
     Attribute::read_only(c"status", |files, text| files.write_status(text)),
 ];
+
+/// Reads a number between two bounds, both included.
+///
+/// # Errors
+///
+/// `EINVAL` for what is no number, `ERANGE` for one outside.
+fn parse_bounded(text: &[u8], min: u32, max: u32) -> Result<u32> {
+    let number = abi::parse_number(text).map_err(malformed)?;
+    if (min..=max).contains(&number) {
+        Ok(number)
+    } else {
+        Err(ERANGE)
+    }
+}
 
 fn owner_pid(label: &Label) -> i32 {
     label.owner.map_or(-1, |owner| owner.pid)
 }
 
 impl Content for DeviceFiles {
-    const FILES: &'static [Attribute<Self>] = &DEVICE_FILES;
+    const FILES: &'static [&'static [Attribute<Self>]] = &[&DEVICE_FILES];
 }
 
 impl DeviceFiles {
@@ -158,15 +271,21 @@ impl DeviceFiles {
         let label = self.device.label();
         let name = label.owner.map_or([0; 16], |owner| owner.name);
         let backend = label.backends.iter().flatten().next();
-        writeln!(text, "worker:{}", self.pool.worker_of(self.device.id)?)?;
+        let virtqueues = self.device.virtqueues();
+        let common = &self.device.common;
+        write!(text, "worker:")?;
+        self.pool.write_workers_of(self.device.id, text)?;
         writeln!(text, "owner:{}", owner_pid(&label))?;
         writeln!(text, "comm:{}", Name(&name))?;
+        writeln!(text, "home_pid:{}", virtqueues[0].home_pid().unwrap_or(-1))?;
         writeln!(text, "backend:{}", Name(backend.map_or(&[], |name| name)))?;
-        write_counters(text, |counter| {
-            self.device
-                .virtqueues()
+        writeln!(text, "weight:{}", common.share.weight())?;
+        writeln!(text, "max_time_share:{}", common.share.ceiling())?;
+        writeln!(text, "home:{}", u8::from(common.is_home()))?;
+        write_lines(text, VIRTQUEUE_COUNTERS, |read| {
+            virtqueues
                 .iter()
-                .map(|virtqueue| counter(&virtqueue.stats).get())
+                .map(|virtqueue| read(&virtqueue.stats))
                 .fold(0, u64::wrapping_add)
         })
     }
@@ -175,42 +294,108 @@ impl DeviceFiles {
 /// vq.D.Q
 pub struct VirtqueueFiles {
     pool: Arc<Pool>,
+    device: Arc<Device>,
     virtqueue: Arc<Served<Virtqueue>>,
 }
 
-static VIRTQUEUE_FILES: [Attribute<VirtqueueFiles>; 2] = [
+static VIRTQUEUE_FILES: [Attribute<VirtqueueFiles>; 7] = [
     Attribute::read_only(c"dev", |files, text| {
         Ok(writeln!(text, "{}", files.virtqueue.id.device)?)
+    }),
+    Attribute::read_write(
+        c"worker",
+        |files, text| {
+            Ok(writeln!(
+                text,
+                "{}",
+                files.pool.worker_of(files.virtqueue.id)?
+            )?)
+        },
+        |files, text| {
+            let worker = abi::parse_worker(text).map_err(malformed)?;
+            files.pool.move_virtqueue(files.virtqueue.id, worker)
+        },
+    ),
+    Attribute::read_write(
+        c"poll",
+        |files, text| Ok(writeln!(text, "{}", files.virtqueue.mode())?),
+        |files, text| {
+            let mode = abi::parse_mode(text).map_err(malformed)?;
+            files.virtqueue.set_mode(mode);
+            Ok(())
+        },
+    ),
+    Attribute::read_only(c"can_poll", |files, text| {
+        Ok(writeln!(text, "{}", u8::from(files.can_poll()))?)
+    }),
+    Attribute::read_only(c"pending_ns_max", |files, text| {
+        Ok(writeln!(
+            text,
+            "{}",
+            files.virtqueue.stats.pending.longest()
+        )?)
+    }),
+    Attribute::read_only(c"pending_ns_avg", |files, text| {
+        Ok(writeln!(
+            text,
+            "{}",
+            files.virtqueue.stats.pending.average()
+        )?)
     }),
     Attribute::read_only(c"status", |files, text| files.write_status(text)),
 ];
 
+counters!(VIRTQUEUE_COUNTER_FILES, VIRTQUEUE_COUNTERS, VirtqueueFiles => VirtqueueStats, |files| &files.virtqueue.stats, {
+    c"handled_packets": |stats| stats.packets.get(),
+    c"handled_bytes": |stats| stats.bytes.get(),
+    c"kicks": |stats| stats.kicks.get(),
+    c"interrupts": |stats| stats.interrupts.get(),
+    c"notif_works": |stats| stats.notif_works.get(),
+    c"notif_cycles": |stats| cpu::to_cycles(stats.notif_time.get()),
+    c"notif_bytes": |stats| stats.notif_bytes.get(),
+    c"notif_limited": |stats| stats.notif_limited.get(),
+    c"poll_kicks": |stats| stats.poll_kicks.get(),
+    c"poll_cycles": |stats| cpu::to_cycles(stats.poll_time.get()),
+    c"poll_bytes": |stats| stats.poll_bytes.get(),
+    c"poll_limited": |stats| stats.poll_limited.get(),
+    c"polls": |stats| stats.polls.get(),
+    c"poll_empty": |stats| stats.poll_empty.get(),
+    c"poll_empty_cycles": |stats| cpu::to_cycles(stats.poll_empty_time.get()),
+    c"parks": |stats| stats.parks.get(),
+    c"ring_full": |stats| stats.ring_full.get(),
+    c"served_ns": |stats| stats.served_time.get(),
+    c"home_ns": |stats| stats.home_time.get(),
+    c"home_works": |stats| stats.home_works.get(),
+    c"left_fault": |stats| stats.left_fault.get(),
+    c"left_backend": |stats| stats.left_backend.get(),
+    c"left_home": |stats| stats.left_home.get(),
+    c"mm_switches": |stats| stats.mm_switches.get(),
+    c"errors": |stats| stats.errors.get(),
+    c"drops": |stats| stats.drops.get(),
+});
+
 impl Content for VirtqueueFiles {
-    const FILES: &'static [Attribute<Self>] = &VIRTQUEUE_FILES;
+    const FILES: &'static [&'static [Attribute<Self>]] =
+        &[&VIRTQUEUE_FILES, &VIRTQUEUE_COUNTER_FILES];
 }
 
 impl VirtqueueFiles {
+    fn can_poll(&self) -> bool {
+        let label = self.device.label();
+        label.shared[self.virtqueue.id.index as usize] && !self.device.common.is_home()
+    }
+
     fn write_status(&self, text: &mut Text<'_>) -> Result {
         let VirtqueueId { device, .. } = self.virtqueue.id;
+        let stats = &self.virtqueue.stats;
         writeln!(text, "dev:{device}")?;
-        writeln!(text, "worker:{}", self.pool.worker_of(device)?)?;
-        write_counters(text, |counter| counter(&self.virtqueue.stats).get())
+        writeln!(text, "worker:{}", self.pool.worker_of(self.virtqueue.id)?)?;
+        writeln!(text, "poll:{}", self.virtqueue.mode())?;
+        writeln!(text, "can_poll:{}", u8::from(self.can_poll()))?;
+        writeln!(text, "pending_ns_max:{}", stats.pending.longest())?;
+        writeln!(text, "pending_ns_avg:{}", stats.pending.average())?;
+        write_lines(text, VIRTQUEUE_COUNTERS, |read| read(stats))
     }
-}
-
-/// Prints the counters of a virtqueue, or the sums of those of a device.
-fn write_counters(
-    text: &mut Text<'_>,
-    value: impl Fn(fn(&VirtqueueStats) -> &Counter) -> u64,
-) -> Result {
-    writeln!(text, "handled_packets:{}", value(|stats| &stats.packets))?;
-    writeln!(text, "handled_bytes:{}", value(|stats| &stats.bytes))?;
-    writeln!(text, "kicks:{}", value(|stats| &stats.kicks))?;
-    writeln!(text, "notif_works:{}", value(|stats| &stats.works))?;
-    writeln!(text, "interrupts:{}", value(|stats| &stats.interrupts))?;
-    writeln!(text, "errors:{}", value(|stats| &stats.errors))?;
-    writeln!(text, "drops:{}", value(|stats| &stats.drops))?;
-    Ok(())
 }
 
 /// The directories of a device and of its virtqueues.
@@ -229,6 +414,7 @@ impl DeviceDirectories {
         let virtqueue = |virtqueue: &Arc<Served<Virtqueue>>| {
             let files = VirtqueueFiles {
                 pool: pool.clone(),
+                device: device.clone(),
                 virtqueue: virtqueue.clone(),
             };
             Directory::new(Parent::Vq, format_args!("{}", virtqueue.id), files)

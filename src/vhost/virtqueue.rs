@@ -2,17 +2,24 @@
 
 //! A virtqueue: what all may see of it, and what only its worker or an ioctl may touch.
 
+use super::device::VIRTQUEUES;
 use super::features::Features;
-use crate::engine::abi::VirtqueueId;
-use crate::engine::error::RingError;
+use crate::engine::abi::{VirtqueueId, WorkerId};
 use crate::engine::mem::{Segment, UsedElem};
 use crate::engine::ring::Ring;
+use crate::engine::sched::credit::Credit;
+use crate::engine::sched::polling::{Mode, Polling};
+use crate::engine::sched::share::Share;
 use crate::engine::stats::VirtqueueStats;
+use crate::kern::cpu;
 use crate::kern::eventfd::{EventFd, FileRef};
 use crate::kern::inbox::Inbox;
-use crate::kern::mm::OwnerMm;
+use crate::kern::mm::{InMm, OwnerMm};
+use crate::kern::parameters;
+use crate::kern::pin::PinnedField;
 use crate::kern::served::{Served, Service};
 use crate::kern::tap::{Frames, Receiver, Socket, BATCH};
+use crate::kern::trace;
 use crate::kern::user::MemoryTable;
 use crate::kern::watch::{Notify, Watch};
 use kernel::prelude::*;
@@ -33,14 +40,59 @@ pub enum Direction {
     Transmit,
 }
 
+/// What the virtqueues of a device have in common.
+pub struct Common {
+    /// What the device may have of its workers' time.
+    pub share: Share,
+    /// Whether user space wants the device to be served by its home thread.
+    home: Atomic<bool>,
+    /// For each virtqueue, one more than the number of the worker on which it has work that waits,
+    /// or 0. Its worker is the writer.
+    backlog: [Atomic<u32>; VIRTQUEUES],
+}
+
+impl Common {
+    /// What a new device has.
+    pub fn new() -> Self {
+        Self {
+            share: Share::new(),
+            home: Atomic::new(false),
+            backlog: [const { Atomic::new(0) }; VIRTQUEUES],
+        }
+    }
+
+    /// Whether user space wants the device to be served by its home thread.
+    pub fn is_home(&self) -> bool {
+        self.home.load(Relaxed)
+    }
+
+    /// Sets that. It counts from the next slice on.
+    pub fn set_home(&self, home: bool) {
+        self.home.store(home, Relaxed);
+    }
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// What all may see of a virtqueue.
 pub struct Virtqueue {
     /// Its name in the control interface.
     pub id: VirtqueueId,
     /// What is counted.
     pub stats: VirtqueueStats,
+    /// What it has in common with the device's others.
+    pub common: Arc<Common>,
     /// Whether an event of the socket is to be served.
     armed: Atomic<bool>,
+    /// When it is polled: a `Mode`.
+    mode: Atomic<u32>,
+    /// When the work that waits was announced, in nanoseconds; 0 if there is none, or it is not
+    /// known.
+    pending_since: Atomic<u64>,
 }
 
 impl Service for Virtqueue {
@@ -53,16 +105,73 @@ impl Virtqueue {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub fn new(id: VirtqueueId, inbox: Arc<Inbox<Self>>) -> Result<Arc<Served<Self>>> {
+    pub fn new(
+        id: VirtqueueId,
+        common: Arc<Common>,
+        inbox: Arc<Inbox<Self>>,
+    ) -> Result<Arc<Served<Self>>> {
         Served::new(
             Self {
                 id,
                 stats: VirtqueueStats::new(),
+                common,
                 armed: Atomic::new(false),
+                mode: Atomic::new(parameters::poll_mode() as u32),
+                pending_since: Atomic::new(0),
             },
             Queue::default(),
             inbox,
         )
+    }
+
+    /// When the virtqueue is polled.
+    pub fn mode(&self) -> Mode {
+        const NEVER: u32 = Mode::Never as u32;
+        const ALWAYS: u32 = Mode::Always as u32;
+        match self.mode.load(Relaxed) {
+            NEVER => Mode::Never,
+            ALWAYS => Mode::Always,
+            _ => Mode::Auto,
+        }
+    }
+
+    /// Sets when the virtqueue is polled. It counts from the next slice or look on.
+    pub fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u32, Relaxed);
+    }
+
+    /// Notes that work waits from now on, unless some has waited before.
+    pub fn note_pending(&self) {
+        if self.pending_since.load(Relaxed) == 0 {
+            self.pending_since.store(cpu::now(), Relaxed);
+        }
+    }
+
+    /// For how long work has waited, in nanoseconds, when its slice begins.
+    pub fn take_pending_age(&self, now: u64) -> Option<u64> {
+        let since = self.pending_since.load(Relaxed);
+        self.pending_since.store(0, Relaxed);
+        (since != 0).then(|| now.saturating_sub(since))
+    }
+
+    /// Notes whether work waits on `worker`.
+    pub fn set_backlog(&self, worker: Option<WorkerId>) {
+        let mark = worker.map_or(0, |worker| worker.0.wrapping_add(1));
+        self.common.backlog[self.id.index as usize].store(mark, Relaxed);
+    }
+
+    /// How many virtqueues of the device have work that waits on `worker`, this one included.
+    pub fn competitors(&self, worker: WorkerId) -> u32 {
+        let mark = worker.0.wrapping_add(1);
+        let others = self
+            .common
+            .backlog
+            .iter()
+            .enumerate()
+            .filter(|(index, entry)| {
+                *index != self.id.index as usize && entry.load(Relaxed) == mark
+            });
+        1 + others.count() as u32
     }
 
     /// Lets the next event of the socket bring about a slice. The caller looks at the socket once
@@ -87,6 +196,8 @@ pub struct Kick(pub Arc<Served<Virtqueue>>);
 impl Notify for Kick {
     fn notify(&self) {
         self.0.stats.kicks.add_shared();
+        trace::kick(self.0.id);
+        self.0.note_pending();
         self.0.as_arc_borrow().mark();
     }
 }
@@ -97,6 +208,7 @@ pub struct SocketEvent(pub Arc<Served<Virtqueue>>);
 impl Notify for SocketEvent {
     fn notify(&self) {
         if self.0.armed.load(Relaxed) {
+            self.0.note_pending();
             self.0.as_arc_borrow().mark();
         }
     }
@@ -116,6 +228,16 @@ impl End {
         match self {
             Self::Receive(receiver) => receiver.socket(),
             Self::Transmit(socket) => socket,
+        }
+    }
+}
+
+impl End {
+    /// Whether nothing is lost when a packet cannot be copied at once.
+    pub fn is_sharable(&self) -> bool {
+        match self {
+            Self::Receive(receiver) => receiver.has_ring(),
+            Self::Transmit(_) => true,
         }
     }
 }
@@ -182,6 +304,16 @@ pub struct Queue {
     pub busyloop_timeout: u32,
     /// Memory for slices, as long as there is an owner.
     pub buffers: Option<Buffers>,
+    /// What it may still use of its worker's time.
+    pub credit: Credit,
+    /// Whether it is polled.
+    pub polling: Polling,
+    /// The driver's available index, while the virtqueue is polled.
+    pub avail_idx: Option<PinnedField>,
+    /// When that was looked up, in nanoseconds.
+    pub looked_up: u64,
+    /// Whether the guest had no buffers for a packet that waits.
+    pub starved: bool,
 }
 
 impl Queue {
@@ -194,8 +326,44 @@ impl Queue {
         self.backend.take()
     }
 
+    /// Whether a worker may serve the virtqueue: its backend loses nothing there.
+    pub fn is_sharable(&self) -> bool {
+        match &self.backend {
+            Some(backend) => backend.end.is_sharable(),
+            None => true,
+        }
+    }
+
+    /// Whether there is something to serve, as far as can be seen from outside of the owner's
+    /// address space.
+    pub fn has_work(&mut self) -> bool {
+        let Some(backend) = &mut self.backend else {
+            return false;
+        };
+        if let End::Receive(receiver) = &mut backend.end {
+            if !receiver.is_ready() {
+                return false;
+            }
+            if !self.starved {
+                return true;
+            }
+        }
+        match &self.avail_idx {
+            Some(avail_idx) => self.ring.has_news(avail_idx.read()),
+            None => true,
+        }
+    }
+
+    /// Looks up where the driver publishes its available index, for [`Queue::has_work`]. Returns
+    /// whether that can be seen from outside of the address space.
+    pub fn look_up(&mut self, mm: &InMm<'_>, now: u64) -> bool {
+        self.avail_idx = PinnedField::new(self.ring.avail_idx_address(), mm);
+        self.looked_up = now;
+        self.avail_idx.is_some()
+    }
+
     /// Reports that the ring cannot be served any further until the next kick.
-    pub fn fail(&self, stats: &VirtqueueStats, _error: RingError) {
+    pub fn fail(&self, stats: &VirtqueueStats) {
         stats.errors.add(1);
         if let Some(error) = &self.error {
             error.signal();

@@ -1,14 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Workers: threads that serve the virtqueues of many devices of many processes.
+//!
+//! A worker never waits for one of them. In each turn of its loop it serves one slice of a
+//! virtqueue that has work, in the order of `engine::sched::credit`, and looks at one of those that
+//! it polls. What would have to wait for memory is left to the device's home thread.
 
-use super::net;
-use super::virtqueue::Virtqueue;
+use super::net::{self, How, Next};
+use super::virtqueue::{Queue, Virtqueue};
 use crate::engine::abi::WorkerId;
-use crate::engine::stats::WorkerStats;
+use crate::engine::sched::credit;
+use crate::engine::sched::polling::Mode;
+use crate::engine::stats::{VirtqueueStats, WorkerStats};
+use crate::kern::cpu;
 use crate::kern::inbox::{Fifo, Inbox};
-use crate::kern::served::Served;
+use crate::kern::mm::NoFaults;
+use crate::kern::parameters;
+use crate::kern::served::Slice;
 use crate::kern::thread::{Body, Current};
+use crate::kern::trace::{self, Reason};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -18,6 +28,8 @@ pub struct Worker {
     pub id: WorkerId,
     /// What is counted.
     pub stats: WorkerStats,
+    /// When it was created, in nanoseconds.
+    pub created: u64,
     inbox: Arc<Inbox<Virtqueue>>,
 }
 
@@ -32,6 +44,7 @@ impl Worker {
             Self {
                 id,
                 stats: WorkerStats::new(),
+                created: cpu::now(),
                 inbox: Inbox::new()?,
             },
             GFP_KERNEL,
@@ -41,24 +54,6 @@ impl Worker {
     /// Where the virtqueues that this worker serves are handed to it.
     pub fn inbox_ref(&self) -> Arc<Inbox<Virtqueue>> {
         self.inbox.clone()
-    }
-
-    /// Serves one slice of `virtqueue`, and lists it again if there is more to do.
-    fn serve(
-        &self,
-        virtqueue: Arc<Served<Virtqueue>>,
-        list: &mut Fifo<Virtqueue>,
-        current: &mut Current,
-    ) {
-        let Some(mut slice) = virtqueue.begin(&self.inbox) else {
-            return;
-        };
-        self.stats.works.add(1);
-        let (virtqueue, queue) = slice.split();
-        let again = net::serve(virtqueue, queue, &mut current.mm, &self.stats);
-        if let Some(virtqueue) = slice.finish(again) {
-            list.push(virtqueue);
-        }
     }
 }
 
@@ -70,23 +65,406 @@ impl Body for Worker {
     }
 
     fn run(&self, current: &mut Current) {
-        let mut list = Fifo::new();
+        Loop::new(self, current).run();
+    }
+}
+
+/// What brought a slice about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// A notification of the guest or the socket, or work that an earlier slice left.
+    Notification,
+    /// A look at a polled virtqueue.
+    Look,
+    /// A polled virtqueue is to be left to its guest to notify.
+    Parking,
+}
+
+/// Whether a virtqueue may be served now.
+enum Admission {
+    /// It may.
+    Now,
+    /// In the next round.
+    Spent,
+    /// Not before this time.
+    Throttled(u64),
+    /// Not by a worker.
+    AtHome,
+}
+
+/// What a virtqueue has moved, to tell what one slice did.
+struct Progress {
+    packets: u64,
+    bytes: u64,
+}
+
+impl Progress {
+    fn of(stats: &VirtqueueStats) -> Self {
+        Self {
+            packets: stats.packets.get(),
+            bytes: stats.bytes.get(),
+        }
+    }
+
+    fn until(&self, stats: &VirtqueueStats) -> Self {
+        Self {
+            packets: stats.packets.get().wrapping_sub(self.packets),
+            bytes: stats.bytes.get().wrapping_sub(self.bytes),
+        }
+    }
+}
+
+/// A worker at work: what only its thread touches.
+struct Loop<'a> {
+    worker: &'a Worker,
+    current: &'a mut Current,
+    /// Virtqueues that have got work after they had none.
+    fresh: Fifo<Virtqueue>,
+    /// Virtqueues whose last slice left work, and which may be served again in this round.
+    ready: Fifo<Virtqueue>,
+    /// Virtqueues that have used up what they may use in this round.
+    spent: Fifo<Virtqueue>,
+    /// Virtqueues whose device has reached its ceiling.
+    throttled: Fifo<Virtqueue>,
+    /// When the first of these may be served again, in nanoseconds.
+    release: u64,
+    /// Virtqueues that are polled and had nothing at the last look.
+    polled: Fifo<Virtqueue>,
+    round: u64,
+    /// The end of the time that is accounted for, in nanoseconds.
+    accounted: u64,
+    /// The time that had been stolen from the thread then.
+    stolen: u64,
+    /// When a virtqueue was served last.
+    served: u64,
+}
+
+impl<'a> Loop<'a> {
+    fn new(worker: &'a Worker, current: &'a mut Current) -> Self {
+        let stolen = current.stolen_time();
+        Self {
+            worker,
+            current,
+            fresh: Fifo::new(),
+            ready: Fifo::new(),
+            spent: Fifo::new(),
+            throttled: Fifo::new(),
+            release: u64::MAX,
+            polled: Fifo::new(),
+            round: 1,
+            accounted: cpu::now(),
+            stolen,
+            served: 0,
+        }
+    }
+
+    fn run(&mut self) {
         loop {
-            self.stats.loops.add(1);
+            self.worker.stats.loops.add(1);
             // Asked before the last look into the inbox: nothing comes any more once a thread is
-            // being stopped, so an empty list is final then.
-            let stopping = current.should_stop();
-            list.take_all(&self.inbox);
-            match list.pop() {
-                Some(virtqueue) => self.serve(virtqueue, &mut list, current),
-                None if stopping => return,
-                None => {
-                    current.mm.leave();
-                    self.stats.wait.add(1);
-                    current.sleep_unless(&self.inbox);
+            // being stopped, so empty lists are final then.
+            let stopping = self.current.should_stop();
+            self.fresh.take_all(&self.worker.inbox);
+            if self.worker.inbox.was_asked() || stopping {
+                self.forward_strangers();
+            }
+            if !self.throttled.is_empty() && self.accounted >= self.release {
+                self.fresh.append(&mut self.throttled);
+                self.release = u64::MAX;
+            }
+            let worked = self.serve_next();
+            let looked = self.look_next();
+            self.worker.stats.polled.set(self.polled.len());
+            if !worked && !looked {
+                if stopping && self.throttled.is_empty() {
+                    return;
+                }
+                self.rest();
+            }
+            self.current.breathe();
+        }
+    }
+
+    /// Passes on the virtqueues that other workers serve now.
+    fn forward_strangers(&mut self) {
+        for list in [
+            &mut self.fresh,
+            &mut self.ready,
+            &mut self.spent,
+            &mut self.throttled,
+            &mut self.polled,
+        ] {
+            list.forward_strangers(&self.worker.inbox);
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    fn rest(&mut self) {
+        self.current.mm.leave();
+        self.worker.stats.wait.add(1);
+        let timeout =
+            (!self.throttled.is_empty()).then(|| self.release.saturating_sub(self.accounted));
+        self.account();
+        trace::sleep(self.worker.id);
+        self.current.sleep_unless(&self.worker.inbox, timeout);
+        trace::wake(self.worker.id);
+        let asleep = self.account();
+        self.worker.stats.idle_time.add(asleep);
+    }
+
+    /// Ends the time that is accounted for; returns how long it took, in nanoseconds, without what
+    /// was stolen from it.
+    fn account(&mut self) -> u64 {
+        let now = cpu::now();
+        let stolen = self.current.stolen_time();
+        let lost = stolen.saturating_sub(self.stolen);
+        let passed = now.saturating_sub(self.accounted);
+        self.accounted = now;
+        self.stolen = stolen;
+        self.worker.stats.stolen_time.add(lost);
+        passed.saturating_sub(lost)
+    }
+
+    /// Serves the next virtqueue that has work. Returns whether there was any.
+    fn serve_next(&mut self) -> bool {
+        let next = self.fresh.pop().or_else(|| self.ready.pop()).or_else(|| {
+            // Everybody has had a share: the next round begins.
+            self.round += 1;
+            self.ready.append(&mut self.spent);
+            self.ready.pop()
+        });
+        let Some(virtqueue) = next else {
+            return false;
+        };
+        if let Some(slice) = virtqueue.begin(&self.worker.inbox, false) {
+            self.serve(slice, Cause::Notification);
+        }
+        true
+    }
+
+    /// Looks at the next virtqueue that is polled. Returns whether there was any.
+    fn look_next(&mut self) -> bool {
+        let Some(virtqueue) = self.polled.pop() else {
+            return false;
+        };
+        let Some(mut slice) = virtqueue.begin(&self.worker.inbox, true) else {
+            return true;
+        };
+        let (virtqueue, queue) = slice.split();
+        let mode = virtqueue.mode();
+        let now = self.accounted;
+        virtqueue.stats.polls.add(1);
+        self.worker.stats.polls.add(1);
+        let stale = now.saturating_sub(queue.looked_up) >= parameters::poll_recheck();
+        if mode != Mode::Never && (stale || queue.has_work()) {
+            self.serve(slice, Cause::Look);
+        } else if queue.polling.keep(mode, now, &parameters::polling()) {
+            virtqueue.stats.poll_empty.add(1);
+            trace::poll(virtqueue.id, false);
+            let took = self.account();
+            virtqueue.stats.poll_empty_time.add(took);
+            self.worker.stats.empty_polls.add(1);
+            self.worker.stats.empty_poll_time.add(took);
+            if let Some(virtqueue) = slice.poll() {
+                self.polled.push(virtqueue);
+            }
+            // Its address space is not kept for a process that may end meanwhile.
+            if now.saturating_sub(self.served) >= parameters::poll_recheck() {
+                self.current.mm.leave();
+            }
+            self.current.relax();
+        } else {
+            self.serve(slice, Cause::Parking);
+        }
+        true
+    }
+
+    /// Serves a slice, if the virtqueue may be served now, and puts it on the list where it belongs
+    /// then.
+    fn serve(&mut self, mut slice: Slice<Virtqueue>, cause: Cause) {
+        let has_home = slice.has_home();
+        let (virtqueue, queue) = slice.split();
+        match self.admit(virtqueue, queue, has_home) {
+            Admission::Now => (),
+            Admission::Spent => {
+                if let Some(virtqueue) = slice.finish(true) {
+                    self.spent.push(virtqueue);
+                }
+                return;
+            }
+            Admission::Throttled(until) => {
+                self.release = self.release.min(until);
+                if let Some(virtqueue) = slice.finish(true) {
+                    self.throttled.push(virtqueue);
+                }
+                return;
+            }
+            Admission::AtHome => return slice.leave(),
+        }
+
+        if let Some(age) = virtqueue.take_pending_age(self.accounted) {
+            virtqueue.stats.pending.add(age);
+            self.worker.stats.pending.add(age);
+        }
+        trace::slice_begin(self.worker.id, virtqueue.id);
+        let before = Progress::of(&virtqueue.stats);
+        let mut next = self.serve_queue(virtqueue, queue, cause);
+        if next == Next::Fault {
+            if has_home {
+                virtqueue.stats.left_fault.add(1);
+                trace::leave(virtqueue.id, Reason::Fault);
+            } else {
+                // Its process is being killed: there is nobody who could wait for the memory.
+                queue.fail(&virtqueue.stats);
+                next = Next::Wait;
+            }
+        }
+        let moved = before.until(&virtqueue.stats);
+        let took = self.account();
+        self.charge(virtqueue, cause, next, took, &moved);
+        self.served = self.accounted;
+
+        trace::slice_end(
+            self.worker.id,
+            virtqueue.id,
+            moved.packets,
+            moved.bytes,
+            took,
+        );
+
+        let left = queue.credit.charge(took);
+        virtqueue.common.share.charge(took, self.accounted);
+        match next {
+            Next::Again => {
+                virtqueue.set_backlog(Some(self.worker.id));
+                virtqueue.note_pending();
+                if let Some(virtqueue) = slice.finish(true) {
+                    let list = if left {
+                        &mut self.ready
+                    } else {
+                        &mut self.spent
+                    };
+                    list.push(virtqueue);
                 }
             }
-            current.breathe();
+            Next::Look => {
+                virtqueue.set_backlog(None);
+                if let Some(virtqueue) = slice.poll() {
+                    self.polled.push(virtqueue);
+                }
+            }
+            Next::Wait => {
+                virtqueue.set_backlog(None);
+                if let Some(virtqueue) = slice.finish(false) {
+                    self.fresh.push(virtqueue);
+                }
+            }
+            Next::Fault => {
+                virtqueue.set_backlog(None);
+                slice.leave();
+            }
+        }
+    }
+
+    /// Whether a virtqueue may be served now.
+    fn admit(&self, virtqueue: &Virtqueue, queue: &mut Queue, has_home: bool) -> Admission {
+        if has_home {
+            if virtqueue.common.is_home() {
+                virtqueue.stats.left_home.add(1);
+                trace::leave(virtqueue.id, Reason::Home);
+                return Admission::AtHome;
+            }
+            if !queue.is_sharable() {
+                virtqueue.stats.left_backend.add(1);
+                trace::leave(virtqueue.id, Reason::Backend);
+                return Admission::AtHome;
+            }
+        }
+        if let Some(until) = virtqueue.common.share.throttled_until(self.accounted) {
+            return Admission::Throttled(until);
+        }
+        let competitors = virtqueue.competitors(self.worker.id);
+        let weight = virtqueue.common.share.weight();
+        let quantum = credit::quantum(parameters::slice(), weight, competitors);
+        if queue.credit.may_run(self.round, quantum) {
+            Admission::Now
+        } else {
+            Admission::Spent
+        }
+    }
+
+    /// Serves a virtqueue in its owner's address space, without waiting for memory.
+    fn serve_queue(&mut self, virtqueue: &Virtqueue, queue: &mut Queue, cause: Cause) -> Next {
+        let now = self.accounted;
+        let Some(owner) = &queue.owner else {
+            return Next::Wait;
+        };
+        // A process that has ended has no memory to serve.
+        let Some(mm) = self.current.mm.enter(owner) else {
+            return Next::Wait;
+        };
+        if mm.switched {
+            self.worker.stats.mm_switches.add(1);
+            virtqueue.stats.mm_switches.add(1);
+        }
+        let _no_faults = NoFaults::new();
+        let tunables = parameters::polling();
+        let mode = virtqueue.mode();
+        if cause == Cause::Notification {
+            queue.polling.work(now, &tunables);
+        }
+        let mut how = How {
+            shared: true,
+            polling: cause != Cause::Parking && queue.polling.start(mode, &tunables),
+            end: now.saturating_add(parameters::slice()),
+        };
+        let before = Progress::of(&virtqueue.stats);
+        let mut next = net::serve(virtqueue, queue, &mm, how);
+        if cause == Cause::Look && before.until(&virtqueue.stats).packets > 0 {
+            queue.polling.work(now, &tunables);
+        }
+        if next == Next::Look
+            && !(queue.polling.keep(mode, now, &tunables) && queue.look_up(&mm, now))
+        {
+            // Nothing has come for too long, or nothing can be seen from outside.
+            how.polling = false;
+            next = net::serve(virtqueue, queue, &mm, how);
+        }
+        if next == Next::Wait && queue.polling.park(now) {
+            virtqueue.stats.parks.add(1);
+            trace::park(virtqueue.id);
+        }
+        if next != Next::Look {
+            queue.avail_idx = None;
+        }
+        next
+    }
+
+    /// Accounts for a slice.
+    fn charge(&self, virtqueue: &Virtqueue, cause: Cause, next: Next, took: u64, moved: &Progress) {
+        let (stats, worker) = (&virtqueue.stats, &self.worker.stats);
+        worker.works.add(1);
+        worker.busy_time.add(took);
+        stats.served_time.add(took);
+        let limited = u64::from(next == Next::Again);
+        if cause == Cause::Look {
+            trace::poll(virtqueue.id, moved.packets > 0);
+            if moved.packets > 0 {
+                stats.poll_kicks.add(1);
+            } else {
+                stats.poll_empty.add(1);
+                worker.empty_polls.add(1);
+            }
+            worker.poll_time.add(took);
+            stats.poll_time.add(took);
+            stats.poll_bytes.add(moved.bytes);
+            stats.poll_limited.add(limited);
+        } else {
+            stats.notif_works.add(1);
+            worker.notif_time.add(took);
+            stats.notif_time.add(took);
+            stats.notif_bytes.add(moved.bytes);
+            stats.notif_limited.add(limited);
         }
     }
 }

@@ -6,8 +6,10 @@ use std::fmt;
 
 use proptest::prelude::*;
 use vhost_iocm_engine::engine::abi::{
-    parse_cpu, parse_flag, parse_worker, write_list, DeviceId, Malformed, VirtqueueId, WorkerId,
+    parse_cpu, parse_flag, parse_mode, parse_number, parse_removal, parse_worker, write_list,
+    DeviceId, Malformed, VirtqueueId, WorkerId,
 };
+use vhost_iocm_engine::engine::sched::polling::Mode;
 
 use crate::cases;
 
@@ -74,6 +76,58 @@ fn what_is_not_exactly_one_worker_is_malformed() {
     for text in texts {
         let shown = String::from_utf8_lossy(text);
         assert_eq!(parse_worker(text), Err(Malformed), "{shown:?}");
+    }
+}
+
+#[test]
+fn a_worker_is_removed_alone_or_with_an_heir() {
+    assert_eq!(parse_removal(b"w.3"), Ok((WorkerId(3), None)));
+    assert_eq!(parse_removal(b"w.3\n"), Ok((WorkerId(3), None)));
+    let with_heir = Ok((WorkerId(3), Some(WorkerId(0))));
+    assert_eq!(parse_removal(b"w.3 w.0"), with_heir);
+    assert_eq!(parse_removal(b"w.3 w.0\n"), with_heir);
+    for text in [
+        "",
+        "\n",
+        " ",
+        "w.3 ",
+        " w.3",
+        "w.3  w.0",
+        "w.3\tw.0",
+        "w.3 w.0 ",
+        "w.3 w.0 w.1",
+        "w.3\n\n",
+        "w.3\nw.0",
+        "w.3 w.0\n\n",
+        "w.3 0",
+        "3 w.0",
+        "w.3 d.0",
+    ] {
+        assert_eq!(parse_removal(text.as_bytes()), Err(Malformed), "{text:?}");
+    }
+}
+
+#[test]
+fn a_number_has_digits_only_and_may_be_too_large() {
+    assert_eq!(parse_number(b"0"), Ok(0));
+    assert_eq!(parse_number(b"100\n"), Ok(100));
+    assert_eq!(parse_number(b"4294967295"), Ok(u32::MAX));
+    assert_eq!(parse_number(b"99999999999999999999"), Ok(u32::MAX));
+    for text in [
+        "", "\n", "-1", "+1", "1 ", " 1", "1.5", "0x10", "1\n\n", "ten",
+    ] {
+        assert_eq!(parse_number(text.as_bytes()), Err(Malformed), "{text:?}");
+    }
+}
+
+#[test]
+fn what_is_printed_for_a_mode_is_read_as_that_mode() {
+    for mode in [Mode::Never, Mode::Always, Mode::Auto] {
+        assert_eq!(parse_mode(mode.to_string().as_bytes()), Ok(mode));
+        assert_eq!(parse_mode(format!("{mode}\n").as_bytes()), Ok(mode));
+    }
+    for text in ["", "2", "Auto", "auto ", "autox", "1\n\n", "-1"] {
+        assert_eq!(parse_mode(text.as_bytes()), Err(Malformed), "{text:?}");
     }
 }
 

@@ -9,9 +9,9 @@ use crate::cases;
 
 /// How many charges of `bytes` a slice takes, the last one included.
 fn charges(bytes: usize) -> usize {
-    let mut budget = Budget::new();
+    let mut budget = Budget::new(u64::MAX);
     (1..1000)
-        .find(|_| !budget.charge(bytes, 0))
+        .find(|_| !budget.charge(bytes, 0, || 0))
         .expect("an end of the slice")
 }
 
@@ -40,14 +40,14 @@ fn a_packet_larger_than_any_slice_ends_it() {
 
 #[test]
 fn a_slice_that_ended_does_not_go_on() {
-    let mut budget = Budget::default();
-    assert!(!budget.charge(usize::MAX, 0));
-    assert!(!budget.charge(0, 0));
-    let mut budget = Budget::default();
+    let mut budget = Budget::new(u64::MAX);
+    assert!(!budget.charge(usize::MAX, 0, || 0));
+    assert!(!budget.charge(0, 0, || 0));
+    let mut budget = Budget::new(u64::MAX);
     for _ in 0..1000 {
-        let _ = budget.charge(0, 0);
+        let _ = budget.charge(0, 0, || 0);
     }
-    assert!(!budget.charge(0, 0));
+    assert!(!budget.charge(0, 0, || 0));
 }
 
 proptest! {
@@ -60,12 +60,12 @@ proptest! {
             1..400,
         ),
     ) {
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(u64::MAX);
         let mut bytes = 0;
         for (index, (packet, descriptors)) in packets.into_iter().enumerate() {
             bytes += packet + 16 * descriptors;
             prop_assert_eq!(
-                budget.charge(packet, descriptors),
+                budget.charge(packet, descriptors, || 0),
                 index + 1 < 256 && bytes < 0x80000
             );
         }
@@ -74,13 +74,26 @@ proptest! {
 
 #[test]
 fn descriptors_without_data_end_a_slice_as_well() {
-    let mut budget = Budget::new();
-    assert!(budget.charge(0, 0x80000 / 16 - 1));
-    assert!(!budget.charge(0, 1));
+    let mut budget = Budget::new(u64::MAX);
+    assert!(budget.charge(0, 0x80000 / 16 - 1, || 0));
+    assert!(!budget.charge(0, 1, || 0));
 }
 
 #[test]
 fn any_number_of_descriptors_can_be_charged() {
-    assert!(!Budget::new().charge(0, usize::MAX));
-    assert!(!Budget::new().charge(usize::MAX, 1));
+    assert!(!Budget::new(u64::MAX).charge(0, usize::MAX, || 0));
+    assert!(!Budget::new(u64::MAX).charge(usize::MAX, 1, || 0));
+}
+
+#[test]
+fn a_slice_ends_soon_after_its_time() {
+    let mut budget = Budget::new(1000);
+    let charges = (1..256)
+        .find(|index| !budget.charge(64, 1, || index * 100))
+        .expect("an end of the slice");
+    assert!((10..=32).contains(&charges), "{charges}");
+    // Large packets are looked at more often.
+    let mut budget = Budget::new(1000);
+    assert!(budget.charge(0x8000, 1, || 2000));
+    assert!(!budget.charge(0x8000, 1, || 2000));
 }

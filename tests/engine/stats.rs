@@ -47,7 +47,7 @@ fn all_counters_begin_at_0() {
             stats.packets,
             stats.bytes,
             stats.kicks,
-            stats.works,
+            stats.notif_works,
             stats.interrupts,
             stats.errors,
             stats.drops,

@@ -173,6 +173,17 @@ impl Ring {
         self.next_avail
     }
 
+    /// Where the driver publishes its available index, for who looks at it without taking chains.
+    pub fn avail_idx_address(&self) -> u64 {
+        self.layout.avail_idx()
+    }
+
+    /// Whether the driver's available index, which the caller has read, moved since the ring's
+    /// last look.
+    pub fn has_news(&self, avail_idx: u16) -> bool {
+        avail_idx != self.avail_idx
+    }
+
     /// Whether an address was ever set: with all of them 0 there is no ring to serve.
     pub fn is_set_up(&self) -> bool {
         self.layout != Layout::default()

@@ -24,14 +24,13 @@ impl Ring {
     /// Asks the driver not to notify. With EVENT_IDX nothing is written: a stale available event
     /// does the same until the index has gone around.
     pub fn disable_notify<M: RingMem>(&mut self, mem: &M) -> Result<(), RingError> {
-        if self.quiet {
-            return Ok(());
+        if !self.quiet {
+            if !self.event_idx {
+                mem.write_u16(self.layout.used, NO_NOTIFY)?;
+            }
+            self.quiet = true;
         }
-        self.quiet = true;
-        if self.event_idx {
-            return Ok(());
-        }
-        mem.write_u16(self.layout.used, NO_NOTIFY)
+        Ok(())
     }
 
     /// Asks the driver to notify again, and looks once more.
@@ -39,16 +38,20 @@ impl Ring {
     /// Returns true when entries appeared since the last look. It does not say whether the ring
     /// is empty: entries that were seen and left (too few buffers for a packet) are not news, and
     /// calling them so would make a worker spin on them.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::Fault`] when the driver cannot be asked; the device may try again.
     pub fn enable_notify<M: RingMem>(&mut self, mem: &M) -> Result<bool, RingError> {
         if !self.quiet {
             return Ok(false);
         }
-        self.quiet = false;
         if self.event_idx {
             mem.write_u16(self.layout.avail_event(self.num), self.avail_idx)?;
         } else {
             mem.write_u16(self.layout.used, 0)?;
         }
+        self.quiet = false;
         // Pairs with the driver's full barrier between its available index and its look at the
         // used flags or the available event (2.7.13.4.1). Without the two, the driver can miss
         // the request and the device the entry, and both wait for ever.

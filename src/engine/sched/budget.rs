@@ -10,19 +10,29 @@ const BYTES_MAX: usize = 0x80000;
 /// Bytes that reading a descriptor counts as: its size. Chains without any data, which a guest can
 /// make of 65536 descriptors, end a slice as well.
 const DESCRIPTOR_BYTES: usize = 16;
+/// The clock is read once for so many packets, or bytes: reading it costs as much as a tenth of a
+/// small packet.
+const CLOCK_PACKETS: u32 = 16;
+const CLOCK_BYTES: usize = 0x10000;
 
 /// What is left of the slice that is being served.
 pub struct Budget {
     packets: u32,
     bytes: usize,
+    /// When the slice ends, in nanoseconds.
+    end: u64,
+    /// What is left at the next look at the clock.
+    next_look: (u32, usize),
 }
 
 impl Budget {
-    /// A fresh slice.
-    pub const fn new() -> Self {
+    /// A fresh slice that ends at `end`, in nanoseconds of the clock that [`Budget::charge`] gets.
+    pub const fn new(end: u64) -> Self {
         Self {
             packets: PACKETS_MAX,
             bytes: BYTES_MAX,
+            end,
+            next_look: (PACKETS_MAX - CLOCK_PACKETS, BYTES_MAX - CLOCK_BYTES),
         }
     }
 
@@ -30,16 +40,25 @@ impl Budget {
     /// goes on. Packets that are dropped and turns that are tried again are charged as well, so
     /// every loop of the data path ends.
     #[must_use]
-    pub fn charge(&mut self, bytes: usize, descriptors: usize) -> bool {
+    pub fn charge(
+        &mut self,
+        bytes: usize,
+        descriptors: usize,
+        clock: impl FnOnce() -> u64,
+    ) -> bool {
         let bytes = bytes.saturating_add(descriptors.saturating_mul(DESCRIPTOR_BYTES));
         self.packets = self.packets.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(bytes);
-        self.packets > 0 && self.bytes > 0
-    }
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self::new()
+        if self.packets == 0 || self.bytes == 0 {
+            return false;
+        }
+        if self.packets > self.next_look.0 && self.bytes > self.next_look.1 {
+            return true;
+        }
+        self.next_look = (
+            self.packets.saturating_sub(CLOCK_PACKETS),
+            self.bytes.saturating_sub(CLOCK_BYTES),
+        );
+        clock() < self.end
     }
 }

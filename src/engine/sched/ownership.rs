@@ -3,37 +3,49 @@
 //! The state machine that gives a virtqueue to exactly one thread at a time.
 //!
 //! A virtqueue is marked *pending* from any context (a kick, a socket event), stands on at most
-//! one list of one worker, and is *taken* by one thread at a time: by its worker, which serves a
-//! slice, or by a control operation, which *holds* it to change it. The whole state is one word:
+//! one list of one thread, and is *taken* by one thread at a time: by its worker or its home
+//! thread, which serve a slice, or by a control operation, which *holds* it to change it. The
+//! whole state is one word:
 //!
 //! | flag | meaning | set by | cleared by |
 //! |---|---|---|---|
-//! | PENDING | there is, or may be, something to serve | mark, finish | begin |
-//! | LISTED | it stands on a worker's list, which has a reference to it | mark, finish, release | begin |
-//! | SERVED | its worker serves it | begin | finish |
+//! | PENDING | there is, or may be, something to serve | mark, finish, leave, poll, begin | begin |
+//! | LISTED | it stands on a list of a thread, which has a reference to it | mark, finish, leave, return, poll, release | begin |
+//! | SERVED | a thread serves it | begin | finish, leave, return, poll |
 //! | HELD | a control operation holds it | hold, finish, release | release |
 //! | WANTED | a control operation waits for it | hold | finish, release |
 //! | GRANTED | it was handed to a waiting control operation, which has not woken up yet | finish, release | hold |
+//! | AWAY | its home thread serves it, and not its worker | leave | return |
 //!
 //! | transition | from | to | what the caller does |
 //! |---|---|---|---|
-//! | mark | neither LISTED, SERVED nor HELD | PENDING, LISTED | puts it on its worker's list |
+//! | mark | neither LISTED, SERVED nor HELD | PENDING, LISTED | puts it on the list of who serves it |
 //! | mark | LISTED, SERVED or HELD | PENDING | nothing: begin, finish or release will see it |
 //! | begin | LISTED, PENDING, not HELD | SERVED | serves a slice |
 //! | begin | LISTED and HELD, or not PENDING | not LISTED | nothing |
+//! | begin polled | LISTED, not HELD | SERVED | looks at the virtqueue, or serves a slice |
+//! | begin polled | LISTED and HELD | PENDING, not LISTED | nothing: release will list it |
 //! | finish | SERVED, WANTED | HELD, GRANTED | wakes those who wait |
 //! | finish | SERVED, not WANTED, PENDING or more to do | PENDING, LISTED | puts it on a list again |
 //! | finish | SERVED, not WANTED, nothing to do | nothing set | nothing |
+//! | leave | as finish with more to do | also AWAY | as finish |
+//! | return | as finish | also not AWAY | as finish |
+//! | poll | SERVED, WANTED | PENDING, HELD, GRANTED | wakes those who wait |
+//! | poll | SERVED, not WANTED | LISTED | puts it on the list of what it polls |
 //! | hold | neither SERVED nor HELD; or GRANTED, after a wait | HELD | changes the virtqueue |
 //! | hold | SERVED or HELD, otherwise | WANTED | waits, then tries again |
 //! | release | HELD, WANTED | HELD, GRANTED | wakes those who wait |
-//! | release | HELD, not WANTED, PENDING, not LISTED | PENDING, LISTED | puts it on its worker's list |
+//! | release | HELD, not WANTED, PENDING, not LISTED | PENDING, LISTED | puts it on the list of who serves it |
 //! | release | HELD, not WANTED, otherwise | the rest | nothing |
 //!
-//! Which worker owns a virtqueue may change only while it is held. A worker that takes one that
-//! it does not own any more finishes it at once with more to do, and puts it on the owner's list.
-//! So a pending mark is never lost, and a hand-over waits for one slice at most: finish grants the
-//! virtqueue to who waits, it does not leave it to a race.
+//! Which worker owns a virtqueue is not part of the word and may change at any time. Whoever takes
+//! a virtqueue from a list of its own and finds that it belongs to another passes it on as it is,
+//! LISTED; and whoever changed the owner asks the old one to look through its lists, which it does
+//! between two slices. So a pending mark is never lost, a hand-over takes one slice at most, and
+//! the virtqueue is not served twice meanwhile: that depends on SERVED alone.
+//!
+//! A virtqueue that is polled stands on its worker's list without being pending, so a mark finds
+//! it LISTED and wakes nobody.
 
 use crate::atomics::AtomicU32;
 
@@ -43,6 +55,7 @@ const SERVED: u32 = 1 << 2;
 const HELD: u32 = 1 << 3;
 const WANTED: u32 = 1 << 4;
 const GRANTED: u32 = 1 << 5;
+const AWAY: u32 = 1 << 6;
 
 /// What has to follow a transition that gave the virtqueue away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +119,27 @@ impl Ownership {
         })
     }
 
+    /// Begins a look at a virtqueue that its worker polls, whether it is pending or not. Returns
+    /// false when a control operation has it, which lists it again afterwards.
+    #[must_use]
+    pub fn begin_polled(&self) -> bool {
+        self.change(|old| {
+            let unlisted = old & !LISTED;
+            if old & HELD != 0 {
+                (unlisted | PENDING, false)
+            } else {
+                ((unlisted | SERVED) & !PENDING, true)
+            }
+        })
+    }
+
+    /// Whether the home thread serves the virtqueue. It stays so as long as the caller has the
+    /// virtqueue, or it is on a list of the caller's.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.0.load() & AWAY != 0
+    }
+
     /// Ends a slice; `more` says that the virtqueue has to be served again.
     #[must_use]
     pub fn finish(&self, more: bool) -> Then {
@@ -115,6 +149,38 @@ impl Ownership {
                 new |= PENDING;
             }
             Self::give_away(new)
+        })
+    }
+
+    /// Ends a slice on a worker that cannot go on there: the home thread has to serve the rest.
+    #[must_use]
+    pub fn leave(&self) -> Then {
+        self.change(|old| Self::give_away((old & !SERVED) | AWAY | PENDING))
+    }
+
+    /// Ends a slice in the home thread, after which the worker serves the virtqueue again; `more`
+    /// says that it has to at once.
+    #[must_use]
+    pub fn come_back(&self, more: bool) -> Then {
+        self.change(|old| {
+            let mut new = old & !(SERVED | AWAY);
+            if more {
+                new |= PENDING;
+            }
+            Self::give_away(new)
+        })
+    }
+
+    /// Ends a slice, after which the worker polls the virtqueue.
+    #[must_use]
+    pub fn poll(&self) -> Then {
+        self.change(|old| {
+            let new = old & !SERVED;
+            if new & WANTED != 0 {
+                Self::give_away(new | PENDING)
+            } else {
+                (new | LISTED, Then::List)
+            }
         })
     }
 

@@ -10,19 +10,35 @@ use super::virtqueue::{End, Queue, Virtqueue};
 use crate::engine::error::RingError;
 use crate::engine::mem::{Segment, UsedElem};
 use crate::engine::ring::Ring;
-use crate::engine::stats::WorkerStats;
 use crate::kern::eventfd::EventFd;
-use crate::kern::mm::Adopted;
+use crate::kern::mm::InMm;
 use crate::kern::tap::Frames;
+use crate::kern::trace;
 use crate::kern::user::UserMemory;
 
 /// What is to be done with a virtqueue after a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
+pub enum Next {
     /// Nothing, until its guest kicks or its socket has an event.
     Wait,
     /// It is served again, after the others.
     Again,
+    /// There is nothing to serve, and neither guest nor socket will say when there is: somebody
+    /// has to look.
+    Look,
+    /// Guest memory is not resident: somebody has to go on who may wait for it.
+    Fault,
+}
+
+/// How a slice is served.
+#[derive(Clone, Copy)]
+pub struct How {
+    /// By a worker that others share, which does not wait for memory.
+    pub shared: bool,
+    /// When there is nothing left somebody looks again; nobody has to notify.
+    pub polling: bool,
+    /// When the slice ends, in nanoseconds of the scheduler clock.
+    pub end: u64,
 }
 
 /// Why a slice ended before its time: the ring cannot be served any further.
@@ -30,6 +46,7 @@ type SliceResult = Result<Next, RingError>;
 
 /// What a slice works with.
 struct Slice<'a> {
+    how: How,
     virtqueue: &'a Virtqueue,
     ring: &'a mut Ring,
     features: Features,
@@ -40,11 +57,12 @@ struct Slice<'a> {
     /// How many of `heads` wait to be given back.
     waiting: &'a mut usize,
     frames: &'a mut Frames,
+    starved: &'a mut bool,
 }
 
 impl Slice<'_> {
     /// Gives the chains in `heads` back to the driver, and interrupts it if it wants that. If the
-    /// used ring cannot be written, they wait for the slice that the next kick brings about.
+    /// used ring cannot be written, they wait for the next slice.
     fn give_back(&mut self) -> Result<(), RingError> {
         if *self.waiting == 0 {
             return Ok(());
@@ -53,73 +71,65 @@ impl Slice<'_> {
         self.ring.push_used(&self.memory, heads)?;
         *self.waiting = 0;
         if let Some(call) = self.call {
-            if self.ring.needs_interrupt(&self.memory) {
+            let sent = self.ring.needs_interrupt(&self.memory);
+            if sent {
                 call.signal();
                 self.virtqueue.stats.interrupts.add(1);
             }
+            trace::interrupt(self.virtqueue.id, sent);
         }
         Ok(())
     }
 
-    /// Asks the driver to notify; returns whether it has added something meanwhile, in which case
-    /// it is asked not to any more.
-    fn await_driver(&mut self) -> Result<bool, RingError> {
-        let news = self.ring.enable_notify(&self.memory)?;
-        if news {
-            self.ring.disable_notify(&self.memory)?;
+    /// Says what to do now that the ring has nothing: the driver is asked to notify, unless somebody
+    /// looks. Returns `None` if the driver has added something meanwhile.
+    fn await_driver(&mut self) -> Result<Option<Next>, RingError> {
+        if self.how.polling {
+            return Ok(Some(Next::Look));
         }
-        Ok(news)
+        if self.ring.enable_notify(&self.memory)? {
+            self.ring.disable_notify(&self.memory)?;
+            return Ok(None);
+        }
+        Ok(Some(Next::Wait))
     }
 }
 
-/// Serves one slice of a virtqueue; returns whether it has to be served again.
-pub fn serve(
-    virtqueue: &Virtqueue,
-    queue: &mut Queue,
-    mm: &mut Adopted,
-    worker: &WorkerStats,
-) -> bool {
-    let (Some(backend), Some(owner), Some(table), Some(buffers)) = (
-        &mut queue.backend,
-        &queue.owner,
-        &queue.memory,
-        &mut queue.buffers,
-    ) else {
-        return false;
+/// Serves one slice of a virtqueue, in the address space `mm` of its owner.
+pub fn serve(virtqueue: &Virtqueue, queue: &mut Queue, mm: &InMm<'_>, how: How) -> Next {
+    let (Some(backend), Some(table), Some(buffers)) =
+        (&mut queue.backend, &queue.memory, &mut queue.buffers)
+    else {
+        return Next::Wait;
     };
     if !queue.ring.is_set_up() {
-        return false;
+        return Next::Wait;
     }
-    // A process that has ended has no memory to serve.
-    let Some(mm) = mm.enter(owner) else {
-        return false;
-    };
-    if mm.switched {
-        worker.mm_switches.add(1);
-    }
-    virtqueue.stats.works.add(1);
     virtqueue.disarm();
 
     let mut slice = Slice {
+        how,
         virtqueue,
         ring: &mut queue.ring,
         features: queue.features,
-        memory: UserMemory::new(table, &mm),
+        memory: UserMemory::new(table, mm),
         call: queue.call.as_ref(),
         segments: &mut buffers.segments,
         heads: &mut buffers.heads,
         waiting: &mut buffers.waiting,
         frames: &mut buffers.frames,
+        starved: &mut queue.starved,
     };
     let result = match &mut backend.end {
         End::Receive(receiver) => slice.receive(receiver),
         End::Transmit(socket) => slice.transmit(socket),
     };
     match result {
-        Ok(next) => next == Next::Again,
-        Err(error) => {
-            queue.fail(&virtqueue.stats, error);
-            false
+        Ok(next) => next,
+        Err(RingError::Fault) if how.shared => Next::Fault,
+        Err(_) => {
+            queue.fail(&virtqueue.stats);
+            Next::Wait
         }
     }
 }

@@ -7,7 +7,8 @@ use crate::engine::error::RingError;
 use crate::engine::mem::{self, UsedElem};
 use crate::engine::sched::budget::Budget;
 use crate::engine::vnet;
-use crate::kern::tap::{Receiver, BATCH};
+use crate::kern::cpu;
+use crate::kern::tap::{Received, Receiver, BATCH};
 use crate::vhost::virtqueue::SEGMENTS_MAX;
 
 /// Buffers for a packet.
@@ -34,10 +35,14 @@ impl Slice<'_> {
     fn receive_packets(&mut self, receiver: &mut Receiver) -> SliceResult {
         let vhost_header = self.features.vhost_header_len();
         let socket_header = self.features.socket_header_len();
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(self.how.end);
+        *self.starved = false;
         loop {
             let packet = receiver.peek();
             if packet == 0 {
+                if self.how.polling {
+                    return Ok(Next::Look);
+                }
                 self.virtqueue.arm();
                 return Ok(if receiver.is_ready() {
                     Next::Again
@@ -49,25 +54,25 @@ impl Slice<'_> {
             let needed = from_socket + vhost_header;
             match self.make_room(needed)? {
                 Room::Enough { chains, segments } => {
-                    let segments = &self.segments[..segments];
-                    if receiver.receive(&self.memory, segments, vhost_header, from_socket) {
-                        if self.write_header(chains, vhost_header).is_err() {
-                            self.ring.unpop(chains);
-                            return Err(RingError::Fault);
+                    match self.receive_packet(receiver, chains, segments, from_socket)? {
+                        Received::Whole => {
+                            *self.waiting += usize::from(chains);
+                            self.virtqueue.stats.packets.add(1);
+                            self.virtqueue.stats.bytes.add(packet as u64);
                         }
-                        *self.waiting += usize::from(chains);
-                        self.virtqueue.stats.packets.add(1);
-                        self.virtqueue.stats.bytes.add(packet as u64);
-                    } else {
-                        self.ring.unpop(chains);
-                        self.virtqueue.stats.drops.add(1);
+                        Received::Fault | Received::Lost => {
+                            self.ring.unpop(chains);
+                            self.virtqueue.stats.drops.add(1);
+                        }
                     }
                 }
                 Room::TooFew => {
                     // Waiting for the socket would wake the worker for packets that still have no
                     // room, so nothing but a kick helps.
-                    if !self.await_driver()? {
-                        return Ok(Next::Wait);
+                    if let Some(next) = self.await_driver()? {
+                        *self.starved = true;
+                        self.virtqueue.stats.ring_full.add(1);
+                        return Ok(next);
                     }
                 }
                 Room::TooSmall { chains } => {
@@ -79,10 +84,46 @@ impl Slice<'_> {
             if *self.waiting > BATCH {
                 self.give_back()?;
             }
-            if !budget.charge(needed, self.ring.take_work()) {
+            if !budget.charge(needed, self.ring.take_work(), cpu::now) {
                 return Ok(Next::Again);
             }
         }
+    }
+
+    /// Receives the next packet, of `len` bytes with the socket's header, into the first `segments`
+    /// segments, which are `chains` buffers. An error leaves buffers and packet where they were, as
+    /// far as the socket can.
+    fn receive_packet(
+        &mut self,
+        receiver: &mut Receiver,
+        chains: u16,
+        segments: usize,
+        len: usize,
+    ) -> Result<Received, RingError> {
+        let header = self.features.vhost_header_len();
+        let buffers = &self.segments[..segments];
+        // A tap counts a packet that it could not write as received.
+        if self.how.shared && !self.memory.probe(buffers, header + len) {
+            self.ring.unpop(chains);
+            return Err(RingError::Fault);
+        }
+        let received = receiver.receive(&self.memory, buffers, header, len);
+        let written = match received {
+            Received::Lost => return Ok(received),
+            Received::Fault => false,
+            Received::Whole => self.write_header(chains, header).is_ok(),
+        };
+        if written {
+            receiver.complete();
+            return Ok(Received::Whole);
+        }
+        if self.how.shared && receiver.take_back() {
+            self.ring.unpop(chains);
+            return Err(RingError::Fault);
+        }
+        // The buffers cannot be written even by who may wait for them.
+        receiver.complete();
+        Ok(Received::Fault)
     }
 
     /// Takes buffers for `needed` bytes. An error leaves all of them in the ring.

@@ -6,6 +6,7 @@ use super::{Next, Slice, SliceResult};
 use crate::engine::error::RingError;
 use crate::engine::mem::{self, UsedElem};
 use crate::engine::sched::budget::Budget;
+use crate::kern::cpu;
 use crate::kern::error;
 use crate::kern::tap::{FrameError, Socket, BATCH};
 
@@ -43,7 +44,7 @@ impl Slice<'_> {
     fn transmit_packets(&mut self, socket: &Socket, batch: &mut Batch) -> SliceResult {
         let batching = socket.takes_batches();
         let header = self.features.vhost_header_len();
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(self.how.end);
         loop {
             if *self.waiting >= BATCH {
                 self.flush(socket, batch)?;
@@ -82,11 +83,11 @@ impl Slice<'_> {
                 // Everything is sent before the driver is asked to notify, or it would be
                 // notified for packets that the batch still keeps.
                 self.flush(socket, batch)?;
-                if !self.await_driver()? {
-                    return Ok(Next::Wait);
+                if let Some(next) = self.await_driver()? {
+                    return Ok(next);
                 }
             }
-            if !budget.charge(len, self.ring.take_work()) {
+            if !budget.charge(len, self.ring.take_work(), cpu::now) {
                 return Ok(Next::Again);
             }
         }
@@ -127,7 +128,8 @@ impl Slice<'_> {
                     batch.bytes += packet as u64;
                     return Ok(Fate::Done);
                 }
-                Err(FrameError::Dropped) => {
+                Err(FrameError::Fault) if self.how.shared => return Err(RingError::Fault),
+                Err(FrameError::Fault | FrameError::Dropped) => {
                     stats.drops.add(1);
                     return Ok(Fate::Done);
                 }
@@ -144,6 +146,7 @@ impl Slice<'_> {
                 Ok(Fate::Done)
             }
             Err(reason) if error::may_pass(reason) => Ok(Fate::Refused),
+            Err(reason) if self.how.shared && error::is_fault(reason) => Err(RingError::Fault),
             Err(_) => {
                 stats.drops.add(1);
                 Ok(Fate::Done)

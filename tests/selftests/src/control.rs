@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context, Result};
@@ -213,12 +214,24 @@ impl Control {
     }
 }
 
-/// Whether what the file says changes only by what is written to the tree. Reading `create` forgets.
+/// Whether what the file says changes only by what is written to the tree. Reading `create` forgets,
+/// and files that cannot be written are counters unless they are named here.
 fn is_stable(path: &Path) -> bool {
+    const STATES: &[&str] = &[
+        "can_poll",
+        "cpu",
+        "dev",
+        "dev_list",
+        "node",
+        "nr_iocores",
+        "owner",
+        "pid",
+        "vq_list",
+    ];
     let name = path.file_name().unwrap_or_default();
-    !["create", "cycles", "status", "uevent"]
-        .iter()
-        .any(|changing| name == *changing)
+    let writable = fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o200 != 0);
+    let is = |other: &str| name == other;
+    !is("create") && !is("uevent") && (writable || STATES.iter().any(|state| is(state)))
 }
 
 fn parse_list(text: &str) -> Option<Vec<String>> {

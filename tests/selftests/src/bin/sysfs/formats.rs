@@ -23,10 +23,13 @@ const FILES: &[(&str, u32)] = &[
     ("epoch", READ_WRITE),
     ("cycles", READ),
     ("nr_iocores", READ),
+    ("iocores_utilization", READ),
     ("worker/create", READ_WRITE),
     ("worker/remove", WRITE),
     ("worker/default", READ_WRITE),
     ("worker/w.N/cpu", READ),
+    ("worker/w.N/cpus", READ_WRITE),
+    ("worker/w.N/node", READ),
     ("worker/w.N/pid", READ),
     ("worker/w.N/locked", READ_WRITE),
     ("worker/w.N/dev_list", READ),
@@ -34,28 +37,81 @@ const FILES: &[(&str, u32)] = &[
     ("dev/d.N/worker", READ_WRITE),
     ("dev/d.N/owner", READ),
     ("dev/d.N/vq_list", READ),
+    ("dev/d.N/weight", READ_WRITE),
+    ("dev/d.N/max_time_share", READ_WRITE),
+    ("dev/d.N/home", READ_WRITE),
     ("dev/d.N/status", READ),
     ("vq/vq.D.Q/dev", READ),
+    ("vq/vq.D.Q/worker", READ_WRITE),
+    ("vq/vq.D.Q/poll", READ_WRITE),
+    ("vq/vq.D.Q/can_poll", READ),
     ("vq/vq.D.Q/status", READ),
 ];
 
 const WORKER_STATUS: &[&str] = &[
-    "cpu",
-    "pid",
-    "locked",
-    "default",
-    "dev_list",
+    "cpu", "cpus", "node", "pid", "locked", "default", "dev_list",
+];
+const WORKER_COUNTERS: &[&str] = &[
     "loops",
     "works",
     "mm_switches",
     "wait",
+    "busy_ns",
+    "idle_ns",
+    "stolen_ns",
+    "polls",
+    "empty_polls",
+    "empty_poll_ns",
+    "polled",
+    "total_work_cycles",
+    "poll_cycles",
+    "notif_cycles",
+    "pending_ns_max",
+    "pending_ns_avg",
+];
+const DEVICE_STATUS: &[&str] = &[
+    "worker",
+    "owner",
+    "comm",
+    "home_pid",
+    "backend",
+    "weight",
+    "max_time_share",
+    "home",
+];
+const VIRTQUEUE_STATUS: &[&str] = &[
+    "dev",
+    "worker",
+    "poll",
+    "can_poll",
+    "pending_ns_max",
+    "pending_ns_avg",
 ];
 const COUNTERS: &[&str] = &[
     "handled_packets",
     "handled_bytes",
     "kicks",
-    "notif_works",
     "interrupts",
+    "notif_works",
+    "notif_cycles",
+    "notif_bytes",
+    "notif_limited",
+    "poll_kicks",
+    "poll_cycles",
+    "poll_bytes",
+    "poll_limited",
+    "polls",
+    "poll_empty",
+    "poll_empty_cycles",
+    "parks",
+    "ring_full",
+    "served_ns",
+    "home_ns",
+    "home_works",
+    "left_fault",
+    "left_backend",
+    "left_home",
+    "mm_switches",
     "errors",
     "drops",
 ];
@@ -67,7 +123,17 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
             control.device_made_by(|| Nic::new(&options.node, NicOptions::default()))?;
         let worker = control.read_line(&format!("dev/{device}/worker"))?;
         let virtqueue = format!("vq.{}.1", device.trim_start_matches("d."));
-        for (name, mode) in FILES {
+        let counters = |directory: &'static str, names: &'static [&str]| {
+            names
+                .iter()
+                .map(move |name| (format!("{directory}/{name}"), READ))
+        };
+        let files = FILES
+            .iter()
+            .map(|(name, mode)| ((*name).to_owned(), *mode))
+            .chain(counters("worker/w.N", WORKER_COUNTERS))
+            .chain(counters("vq/vq.D.Q", COUNTERS));
+        for (name, mode) in files {
             let name = name
                 .replace("w.N", &worker)
                 .replace("d.N", &device)
@@ -78,7 +144,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
                 .mode()
                 & 0o7777;
             ensure!(
-                found == *mode,
+                found == mode,
                 "{name} has mode {found:o}, expected {mode:o}"
             );
         }
@@ -107,18 +173,18 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
             );
             Ok(())
         };
-        expect(&format!("worker/{worker}/status"), WORKER_STATUS, &[])?;
-        let of_device = ["worker", "owner", "comm", "backend"];
-        expect(&format!("dev/{device}/status"), &of_device, COUNTERS)?;
+        let of_worker = format!("worker/{worker}/status");
+        expect(&of_worker, WORKER_STATUS, WORKER_COUNTERS)?;
+        expect(&format!("dev/{device}/status"), DEVICE_STATUS, COUNTERS)?;
         for index in 0..2 {
             let file = format!("vq/vq.{number}.{index}/status");
-            expect(&file, &["dev", "worker"], COUNTERS)?;
+            expect(&file, VIRTQUEUE_STATUS, COUNTERS)?;
             for counter in COUNTERS {
                 control.read_counter(&file, counter)?;
             }
         }
-        for counter in ["loops", "works", "mm_switches", "wait"] {
-            control.read_counter(&format!("worker/{worker}/status"), counter)?;
+        for counter in WORKER_COUNTERS {
+            control.read_counter(&of_worker, counter)?;
         }
         drop(nic);
         Ok(())

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Module parameters, as they are now: user space may change them while the module is loaded.
+
+use super::bindings as shim;
+use crate::engine::sched::polling::{Mode, Tunables};
+
+const NANOSECONDS: u64 = 1000;
+
+/// The mode of new virtqueues.
+pub fn poll_mode() -> Mode {
+    // SAFETY: The function reads a parameter.
+    match unsafe { shim::iocm_poll_mode() } {
+        shim::iocm_poll_mode_IOCM_POLL_NEVER => Mode::Never,
+        shim::iocm_poll_mode_IOCM_POLL_ALWAYS => Mode::Always,
+        _ => Mode::Auto,
+    }
+}
+
+/// The longest slice in nanoseconds.
+pub fn slice() -> u64 {
+    // SAFETY: The function reads a parameter.
+    u64::from(unsafe { shim::iocm_slice_us() }) * NANOSECONDS
+}
+
+/// When polling starts and stops.
+pub fn polling() -> Tunables {
+    Tunables {
+        // SAFETY: The function reads a parameter.
+        start: u64::from(unsafe { shim::iocm_poll_start_us() }) * NANOSECONDS,
+        // SAFETY: The function reads a parameter.
+        idle: u64::from(unsafe { shim::iocm_poll_idle_us() }) * NANOSECONDS,
+    }
+}
+
+/// The time, in nanoseconds, for which a pinned page is relied on.
+pub fn poll_recheck() -> u64 {
+    // SAFETY: The function reads a parameter.
+    u64::from(unsafe { shim::iocm_poll_recheck_us() }) * NANOSECONDS
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A device at home: in a thread of its owner, where it may wait for memory.
+
+use super::net::{self, How, Next};
+use super::virtqueue::Virtqueue;
+use crate::kern::cpu;
+use crate::kern::home::Body;
+use crate::kern::inbox::Inbox;
+use crate::kern::mm::OwnerMm;
+use crate::kern::parameters;
+use crate::kern::served::Served;
+use crate::kern::trace;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// What the home thread of a device works with.
+pub struct HomeWork {
+    inbox: Arc<Inbox<Virtqueue>>,
+    virtqueues: KVec<Arc<Served<Virtqueue>>>,
+    owner: OwnerMm,
+}
+
+impl HomeWork {
+    /// Work for the virtqueues of a device of `owner`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new(virtqueues: &[Arc<Served<Virtqueue>>], owner: OwnerMm) -> Result<Arc<Self>> {
+        let mut own = KVec::with_capacity(virtqueues.len(), GFP_KERNEL)?;
+        for virtqueue in virtqueues {
+            own.push(virtqueue.clone(), GFP_KERNEL)?;
+        }
+        Ok(Arc::new(
+            Self {
+                inbox: Inbox::new()?,
+                virtqueues: own,
+                owner,
+            },
+            GFP_KERNEL,
+        )?)
+    }
+}
+
+impl Body for HomeWork {
+    type Service = Virtqueue;
+
+    fn inbox(&self) -> &Arc<Inbox<Virtqueue>> {
+        &self.inbox
+    }
+
+    fn objects(&self) -> &[Arc<Served<Virtqueue>>] {
+        &self.virtqueues
+    }
+
+    fn serve(&self, virtqueue: Arc<Served<Virtqueue>>) {
+        let Some(mut slice) = virtqueue.begin(&self.inbox, false) else {
+            return;
+        };
+        let (virtqueue, queue) = slice.split();
+        let begun = cpu::now();
+        // The age is told by who served the work first; what comes meanwhile is new.
+        let _: Option<u64> = virtqueue.take_pending_age(begun);
+        if queue.polling.park(begun) {
+            virtqueue.stats.parks.add(1);
+            trace::park(virtqueue.id);
+        }
+        let next = match self.owner.as_current() {
+            Some(mm) => {
+                let how = How {
+                    shared: false,
+                    polling: false,
+                    end: begun.saturating_add(parameters::slice()),
+                };
+                net::serve(virtqueue, queue, &mm, how)
+            }
+            None => Next::Wait,
+        };
+        let stats = &virtqueue.stats;
+        stats.home_works.add(1);
+        stats.home_time.add(cpu::now().saturating_sub(begun));
+        let stay = virtqueue.common.is_home() || !queue.is_sharable();
+        if !stay {
+            trace::come_back(virtqueue.id);
+        }
+        slice.finish_at_home(next == Next::Again, stay);
+    }
+}
