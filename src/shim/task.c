@@ -12,7 +12,9 @@
 #include <linux/sched/signal.h>
 #include <linux/timex.h>
 #include <linux/topology.h>
-#ifdef CONFIG_X86_TSC
+
+#if defined(CONFIG_X86_TSC) && !defined(CONFIG_UML)
+#define HAVE_TSC
 #include <asm/tsc.h>
 #endif
 
@@ -146,7 +148,7 @@ u64 iocm_now(void)
 }
 
 /* User Mode Linux has no such counter; the cycles of its hosts' interface are nanoseconds. */
-#ifdef CONFIG_X86_TSC
+#ifdef HAVE_TSC
 
 u64 iocm_cycles(void)
 {
