@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
 
+use crate::{counters, cpu};
+
 /// The tree of control files.
 #[derive(Clone, Debug)]
 pub struct Control {
@@ -185,9 +187,37 @@ impl Control {
         Ok(kept)
     }
 
+    /// A fresh worker on the last CPU, which gets the devices from now on, as an operator sets up a side
+    /// core.
+    pub fn side_core(&self) -> Result<String> {
+        self.restore()?;
+        let last = cpu::count()? - 1;
+        let worker = self.create_worker(i32::try_from(last)?)?;
+        self.set("worker/default", &worker)?;
+        Ok(worker)
+    }
+
     /// Moves a device to a worker.
     pub fn move_device(&self, device: &str, worker: &str) -> Result<()> {
         self.set(&format!("dev/{device}/worker"), worker)
+    }
+
+    /// Moves a virtqueue to a worker.
+    pub fn move_virtqueue(&self, virtqueue: &str, worker: &str) -> Result<()> {
+        self.set(&format!("vq/{virtqueue}/worker"), worker)
+    }
+
+    /// Sets whether a virtqueue is polled: `0`, `1` or `auto`.
+    pub fn set_poll(&self, virtqueue: &str, mode: &str) -> Result<()> {
+        self.set(&format!("vq/{virtqueue}/poll"), mode)
+    }
+
+    /// Sets whether all virtqueues of a device are polled.
+    pub fn set_poll_of_device(&self, device: &str, mode: &str) -> Result<()> {
+        let virtqueues = self.read_list(&format!("dev/{device}/vq_list"))?;
+        virtqueues
+            .iter()
+            .try_for_each(|virtqueue| self.set_poll(virtqueue, mode))
     }
 
     /// Every file of the tree that can be read without a side effect, with what it says, except for
@@ -212,6 +242,11 @@ impl Control {
         }
         Ok(files)
     }
+}
+
+/// The virtqueue of a device with this index.
+pub fn virtqueue(device: &str, index: u32) -> String {
+    format!("vq.{}.{index}", device.trim_start_matches("d."))
 }
 
 /// Whether what the file says changes only by what is written to the tree. Reading `create` forgets,

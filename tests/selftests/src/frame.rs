@@ -11,6 +11,9 @@ pub const ETHERTYPE: u16 = 0x88b5;
 /// The shortest frame: Ethernet's own minimum, without its check sequence.
 pub const MINIMUM: usize = 60;
 
+/// The EtherType of frames that nobody listens to: the second one for local experiments.
+pub const UNHEARD_ETHERTYPE: u16 = 0x88b6;
+
 const MAGIC: u32 = 0x696f_636d;
 /// Offsets behind the Ethernet header.
 const STREAM: usize = ETHERNET_HEADER + 4;
@@ -50,6 +53,13 @@ pub fn encode(stream: u32, sequence: u64, length: usize) -> Vec<u8> {
     }
     let checksum = checksum(&frame);
     frame[CHECKSUM..FILLER].copy_from_slice(&checksum.to_be_bytes());
+    frame
+}
+
+/// Builds a frame of this length that the host drops as soon as it has it.
+pub fn unheard(length: usize) -> Vec<u8> {
+    let mut frame = encode(0, 0, length);
+    frame[12..14].copy_from_slice(&UNHEARD_ETHERTYPE.to_be_bytes());
     frame
 }
 
@@ -138,6 +148,17 @@ impl Account {
         );
         Ok(())
     }
+
+    /// Fails unless what arrived did so once and in order, whatever was lost.
+    pub fn expect_order(&self) -> Result<()> {
+        ensure!(
+            self.duplicated == 0 && self.reordered == 0,
+            "{} frames duplicated, {} reordered",
+            self.duplicated,
+            self.reordered
+        );
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -179,8 +200,10 @@ mod tests {
 
         account.note(5);
         assert_eq!(account.lost(6), 2);
+        account.expect_order().unwrap();
         account.note(3);
         assert_eq!((account.reordered, account.lost(6)), (1, 1));
+        assert!(account.expect_order().is_err());
         account.note(3);
         assert_eq!(account.duplicated, 1);
         assert!(account.expect_all(6).is_err());

@@ -15,19 +15,30 @@
     expect(clippy::unwrap_used, reason = "a test says enough by failing")
 )]
 
+pub mod card;
 pub mod control;
+pub mod counters;
+pub mod cpu;
 pub mod device;
 pub mod frame;
 pub mod header;
 pub mod ktap;
+pub mod load;
 pub mod memory;
 pub mod module;
 pub mod nic;
 pub mod options;
+pub mod parameter;
+pub mod probe;
 pub mod process;
+pub mod random;
+pub mod refusal;
 pub mod ring;
 pub mod segment;
+pub mod statistics;
 pub mod tap;
+pub mod thread;
 pub mod traffic;
+pub mod userfault;
 pub mod wait;
 pub mod wire;

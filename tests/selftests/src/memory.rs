@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Guest memory: a few memfd mappings behind guest-physical addresses.
 
+use std::ffi::c_void;
 use std::fs::File;
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
 use std::sync::atomic::{fence, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{ensure, Context, Result};
+use nix::errno::Errno;
 use nix::sys::memfd::{memfd_create, MFdFlags};
+use nix::sys::mman::{
+    madvise, mmap_anonymous, mremap, MRemapFlags, MapFlags, MmapAdvise, ProtFlags,
+};
 use vhost::vhost_kern::vhost_binding::vhost_memory_region;
 use vm_memory::{
     Address, ByteValued, Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap,
@@ -23,6 +30,9 @@ const REGION_SIZE: u64 = 32 << 20;
 /// was cut to 32 bits shows. None starts at zero, and none equals a host address.
 const REGION_STARTS: [u64; 3] = [0x10_0000, 0x10_0000 + REGION_SIZE, 0x1_8000_0000];
 
+/// Size of a page.
+pub const PAGE: u64 = 4096;
+
 /// The memory of a guest, and which parts of it have been given out.
 pub struct GuestMemory {
     mapping: GuestMemoryMmap,
@@ -35,6 +45,8 @@ struct Allocator {
     unused: [(u64, u64); REGION_STARTS.len()],
     /// The region that the next allocation prefers.
     turn: usize,
+    /// What every allocation is rounded to, in place and in length.
+    grain: u64,
 }
 
 impl Allocator {
@@ -44,10 +56,16 @@ impl Allocator {
         // `GuestMemory::across_regions`.
         unused[0].1 -= SEAM;
         unused[1].0 += SEAM;
-        Self { unused, turn: 0 }
+        Self {
+            unused,
+            turn: 0,
+            grain: 1,
+        }
     }
 
     fn allocate(&mut self, length: u64, alignment: u64) -> Option<u64> {
+        let length = length.next_multiple_of(self.grain);
+        let alignment = alignment.max(self.grain);
         for _ in 0..REGION_STARTS.len() {
             // Taking turns puts rings and buffers that belong together into different regions.
             let (start, end) = &mut self.unused[self.turn];
@@ -91,6 +109,11 @@ impl GuestMemory {
         })
     }
 
+    /// From now on, gives out only pages that nothing else lies in, so that they can be taken away alone.
+    pub fn keep_pages_apart(&self) {
+        self.allocator().grain = PAGE;
+    }
+
     /// The translation table as SET_MEM_TABLE takes it.
     pub fn table(&self) -> Result<Vec<vhost_memory_region>> {
         self.mapping
@@ -112,11 +135,15 @@ impl GuestMemory {
         Ok(self.mapping.get_host_address(address)? as u64)
     }
 
-    /// Gives out a part of the memory that is nobody else's.
-    pub fn allocate(&self, length: u64, alignment: u64) -> Result<GuestAddress> {
+    fn allocator(&self) -> MutexGuard<'_, Allocator> {
         self.allocator
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives out a part of the memory that is nobody else's.
+    pub fn allocate(&self, length: u64, alignment: u64) -> Result<GuestAddress> {
+        self.allocator()
             .allocate(length, alignment)
             .map(GuestAddress)
             .with_context(|| format!("guest memory has no {length} bytes left"))
@@ -136,6 +163,56 @@ impl GuestMemory {
     /// A guest-physical address that no region covers.
     pub fn unmapped(&self) -> GuestAddress {
         GuestAddress(0x7000_0000)
+    }
+
+    /// The pages that have a byte of this part of the memory.
+    pub fn pages(&self, start: GuestAddress, length: u64) -> Vec<GuestAddress> {
+        let first = start.raw_value() / PAGE * PAGE;
+        (first..start.raw_value() + length)
+            .step_by(PAGE as usize)
+            .map(GuestAddress)
+            .collect()
+    }
+
+    /// Where a page is in this process.
+    fn page(&self, page: GuestAddress) -> Result<NonNull<c_void>> {
+        ensure!(page.raw_value().is_multiple_of(PAGE), "{page:?} is no page");
+        NonNull::new(self.mapping.get_host_address(page)?.cast()).context("page at zero")
+    }
+
+    /// Gives the page back to the kernel, as a balloon does. Who looks next finds zeros, unless
+    /// somebody fills the hole.
+    pub fn give_up_page(&self, page: GuestAddress) -> Result<()> {
+        let (place, length) = (self.page(page)?, PAGE as usize);
+        // SAFETY: The page is one of the mapping's, which is nothing but bytes to this process.
+        let advise = |advice| unsafe { madvise(place, length, advice) };
+        match advise(MmapAdvise::MADV_REMOVE) {
+            // A page that was exchanged is in no file any more.
+            Err(Errno::EINVAL) => advise(MmapAdvise::MADV_DONTNEED),
+            result => result,
+        }
+        .with_context(|| format!("give up the page {page:?}"))
+    }
+
+    /// Puts another page with the same bytes in the place of this one, at once: nobody sees a third
+    /// state. Nobody may write to the page meanwhile.
+    pub fn exchange_page(&self, page: GuestAddress) -> Result<()> {
+        let place = self.page(page)?;
+        let length = NonZeroUsize::new(PAGE as usize).context("a page has no length")?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: A new mapping at an address of the kernel's choice is in nobody's way.
+        let copy = unsafe { mmap_anonymous(None, length, access, MapFlags::MAP_PRIVATE) }
+            .context("map a page")?;
+        let mut bytes = [0; PAGE as usize];
+        self.read_bytes(page, &mut bytes)?;
+        // SAFETY: The new page is as long as the bytes, and nobody else knows of it.
+        unsafe { copy.cast().write(bytes) };
+        let to_place = MRemapFlags::MREMAP_MAYMOVE | MRemapFlags::MREMAP_FIXED;
+        // SAFETY: The mapping of the guest's memory keeps its extent and is still all bytes. The new page
+        // becomes a part of it, and goes with it.
+        unsafe { mremap(copy, PAGE as usize, PAGE as usize, to_place, Some(place)) }
+            .with_context(|| format!("exchange the page {page:?}"))?;
+        Ok(())
     }
 
     /// Reads a value that the device does not write at the same time.
@@ -195,6 +272,52 @@ mod tests {
                 .all(|(s, e)| start >= *e || start + length <= *s));
             seen.push((start, start + length));
         }
+    }
+
+    #[test]
+    fn pages_are_shared_until_they_are_kept_apart() {
+        let memory = GuestMemory::new().unwrap();
+        let page = |length| {
+            let start = memory.allocate(length, 2).unwrap();
+            memory.pages(start, length)
+        };
+        let shared: Vec<_> = (0..2 * REGION_STARTS.len()).flat_map(|_| page(2)).collect();
+        assert!(shared[..REGION_STARTS.len()].contains(&shared[REGION_STARTS.len()]));
+        memory.keep_pages_apart();
+        let mut apart: Vec<_> = [1, PAGE, PAGE + 1].into_iter().flat_map(page).collect();
+        assert_eq!(apart.len(), 4);
+        apart.extend(shared);
+        apart.sort();
+        apart.dedup();
+        assert_eq!(apart.len(), 4 + REGION_STARTS.len());
+    }
+
+    #[test]
+    fn exchanged_page_has_the_same_bytes() {
+        let memory = GuestMemory::new().unwrap();
+        memory.keep_pages_apart();
+        let page = memory.allocate(PAGE, 1).unwrap();
+        memory.write(page, 0x1234_5678u32).unwrap();
+        let address = memory.host_address(page).unwrap();
+        memory.exchange_page(page).unwrap();
+        assert_eq!(memory.host_address(page).unwrap(), address);
+        assert_eq!(memory.read::<u32>(page).unwrap(), 0x1234_5678);
+        // It is no page of the file any more, and can be exchanged again.
+        memory.exchange_page(page).unwrap();
+        assert_eq!(memory.read::<u32>(page).unwrap(), 0x1234_5678);
+    }
+
+    #[test]
+    fn page_given_up_is_empty() {
+        let memory = GuestMemory::new().unwrap();
+        let page = memory.allocate(PAGE, PAGE).unwrap();
+        memory.write(page, 1u64).unwrap();
+        memory.give_up_page(page).unwrap();
+        assert_eq!(memory.read::<u64>(page).unwrap(), 0);
+        memory.write(page, 2u64).unwrap();
+        memory.exchange_page(page).unwrap();
+        memory.give_up_page(page).unwrap();
+        assert_eq!(memory.read::<u64>(page).unwrap(), 0);
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct NicOptions {
     pub transmit_chains: Option<u16>,
     /// Whether all packets go through one buffer that takes two translations.
     pub across_regions: bool,
+    /// Whether every part of the rings and every buffer has pages of its own.
+    pub pages_apart: bool,
     /// The tap behind the card. The length of its header follows from the features.
     pub tap: TapOptions,
 }
@@ -57,6 +59,7 @@ impl Default for NicOptions {
             transmit_length: 2048,
             transmit_chains: None,
             across_regions: false,
+            pages_apart: false,
             tap: TapOptions::default(),
         }
     }
@@ -183,6 +186,14 @@ impl Queue {
         self.ring.restart(start)
     }
 
+    /// The parts of the memory that are buffers the device has.
+    pub fn buffers_in_flight(&self) -> Vec<(GuestAddress, u64)> {
+        let buffers = self.in_flight.iter().flatten();
+        buffers
+            .map(|buffer| (buffer.data, buffer.length.into()))
+            .collect()
+    }
+
     /// Hands the device an already laid out chain.
     fn add(&mut self, segments: &[Segment], chaining: Chaining, buffer: Buffer) -> Result<bool> {
         let Some(head) = self.ring.add(segments, chaining)? else {
@@ -265,6 +276,9 @@ impl Nic {
         options.segments = options.segments.min(options.ring_size);
         let tap = Tap::new(&options.tap)?;
         let memory = Arc::new(GuestMemory::new()?);
+        if options.pages_apart {
+            memory.keep_pages_apart();
+        }
         let mut nic = Self {
             receive: Queue::new(&memory, device::RECEIVE, &options)?,
             transmit: Queue::new(&memory, device::TRANSMIT, &options)?,
@@ -404,6 +418,23 @@ impl Nic {
         let added = self.add_transmit(&NetHeader::default(), packet)?;
         self.transmit.publish()?;
         Ok(added)
+    }
+
+    /// Takes back what was transmitted and transmits it once more, and returns how many packets that were.
+    /// All of them must have this length.
+    ///
+    /// Nothing is written but the ring: a driver that does only this is faster than any device.
+    pub fn transmit_again(&mut self, length: u32) -> Result<usize> {
+        let header = self.options.header_length() as u32;
+        let mut count = 0;
+        while let Some((buffer, _)) = self.transmit.take_used()? {
+            let segments = transmit_segments(&buffer, header, length, &self.options);
+            self.transmit
+                .add(&segments, self.options.chaining, buffer)?;
+            count += 1;
+        }
+        self.transmit.publish()?;
+        Ok(count)
     }
 
     /// Takes back what was transmitted, and returns how many packets that were.

@@ -1,17 +1,48 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Other processes that own devices.
 
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{ensure, Context, Result};
+use clap::ValueEnum;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::socket::{recvmsg, sendmsg, ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr};
 use nix::unistd::Pid;
 
 use crate::wait;
+
+/// Frames that the driver of a stalled device transmits into the stall.
+pub const STALLED_FRAMES: u64 = 64;
+/// Their stream.
+pub const STALLED_STREAM: u32 = 1;
+
+/// What of a device's memory can be missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// The buffers of packets to the driver.
+    ReceiveBuffers,
+    /// The buffers of packets from the driver.
+    TransmitBuffers,
+    /// The available ring of the packets from the driver.
+    Available,
+    /// The used ring of the packets from the driver.
+    Used,
+    /// Nothing; the driver just does not look at its rings.
+    Nothing,
+}
+
+/// What a device can be kept busy with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Packets {
+    /// Frames of Ethernet's usual size.
+    Frames,
+    /// TCP segments of 64 KiB, to be cut by who receives them.
+    Segments,
+}
 
 /// A process of the program `owner`, killed when it goes out of scope.
 pub struct Owner {
@@ -34,6 +65,23 @@ impl Owner {
         Ok((owner, fd))
     }
 
+    /// Starts a process that owns a device and, when told to, takes this part of its memory away.
+    pub fn stall(node: &Path, tap: &str, part: Part) -> Result<Self> {
+        let part = part
+            .to_possible_value()
+            .context("a part of the memory has no name")?;
+        Self::spawn(&["stall", "--tap", tap, "--part", part.get_name()], node)
+    }
+
+    /// Starts a process that keeps its device busy with packets of this kind, once it is told to.
+    pub fn saturate(node: &Path, tap: &str, packets: Packets) -> Result<Self> {
+        let packets = packets
+            .to_possible_value()
+            .context("a kind of packets has no name")?;
+        let arguments = ["saturate", "--tap", tap, "--packets", packets.get_name()];
+        Self::spawn(&arguments, node)
+    }
+
     fn spawn(arguments: &[&str], node: &Path) -> Result<Self> {
         let (ours, theirs) = UnixStream::pair().context("socket pair")?;
         ours.set_read_timeout(Some(wait::patience()))?;
@@ -48,17 +96,23 @@ impl Owner {
             child,
             channel: ours,
         };
-        owner.expect_ready()?;
+        owner
+            .expect_done()
+            .context("the owner process did not get ready")?;
         Ok(owner)
     }
 
-    /// Waits until the process serves its device.
-    fn expect_ready(&self) -> Result<()> {
-        use std::io::Read;
+    /// Tells the process to go on with what it was started for.
+    pub fn go_on(&self) -> Result<()> {
+        (&self.channel).write_all(b"g").context("tell the owner")
+    }
+
+    /// Waits until the process has done what it was told to.
+    pub fn expect_done(&self) -> Result<()> {
         let mut byte = [0];
         (&self.channel)
             .read_exact(&mut byte)
-            .context("the owner process did not get ready")
+            .context("wait for the owner")
     }
 
     /// Its process id.

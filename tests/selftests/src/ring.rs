@@ -83,6 +83,18 @@ impl Layout {
         })
     }
 
+    /// Where the available ring is, and its length.
+    pub fn available_part(&self) -> (GuestAddress, u64) {
+        let end = self.used_event().unchecked_add(2);
+        (self.available, end.unchecked_offset_from(self.available))
+    }
+
+    /// Where the used ring is, and its length.
+    pub fn used_part(&self) -> (GuestAddress, u64) {
+        let end = self.available_event().unchecked_add(2);
+        (self.used, end.unchecked_offset_from(self.used))
+    }
+
     fn descriptor(&self, index: u16) -> GuestAddress {
         self.descriptors.unchecked_add(16 * u64::from(index))
     }
@@ -312,9 +324,19 @@ impl SplitRing {
         self.memory
             .store(self.layout.available_index(), self.published)?;
         full_barrier();
+        self.kick_for(old, self.published)
+    }
+
+    /// Whether the device wants to be kicked for the next chain.
+    pub fn wants_kick(&self) -> Result<bool> {
+        self.kick_for(self.published, self.published.wrapping_add(1))
+    }
+
+    /// Whether the device wants to be kicked for this step of the available index.
+    fn kick_for(&self, old: u16, new: u16) -> Result<bool> {
         if self.event_index {
             let event = self.memory.load(self.layout.available_event())?;
-            Ok(passes_event(event, self.published, old))
+            Ok(passes_event(event, new, old))
         } else {
             let flags = self.memory.load(self.layout.used_flags())?;
             Ok(flags & VRING_USED_F_NO_NOTIFY as u16 == 0)
@@ -482,6 +504,8 @@ mod tests {
         ];
         parts.sort();
         assert!(parts.windows(2).all(|pair| pair[0].1 <= pair[1].0));
+        assert_eq!(layout.available_part(), (layout.available, 4 + 512 + 2));
+        assert_eq!(layout.used_part(), (layout.used, 4 + 2048 + 2));
         assert_eq!(layout.available_entry(256), layout.available_entry(0));
         assert_eq!(layout.used_entry(300), layout.used_entry(44));
     }

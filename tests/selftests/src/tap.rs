@@ -3,13 +3,16 @@
 
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use nix::errno::Errno;
 use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType};
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
+
+use crate::wait;
 
 /// A network interface whose packets go to whoever holds its file.
 pub struct Tap {
@@ -106,6 +109,29 @@ impl Tap {
     /// Name of the interface.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Sends a packet, with the header if the tap has one, as the guest's side.
+    pub fn send(&self, packet: &[u8]) -> Result<()> {
+        let sent = (&self.file).write(packet).context("write to the tap")?;
+        ensure!(sent == packet.len(), "the tap took {sent} bytes");
+        Ok(())
+    }
+
+    /// Waits for a packet to the guest's side.
+    pub fn expect(&self) -> Result<Vec<u8>> {
+        let arrived = wait::readable(&[self.file.as_fd()], wait::patience())?;
+        ensure!(
+            arrived,
+            "no packet arrived at the tap within {:?}",
+            wait::patience()
+        );
+        let mut packet = vec![0; usize::from(u16::MAX)];
+        let length = (&self.file)
+            .read(&mut packet)
+            .context("read from the tap")?;
+        packet.truncate(length);
+        Ok(packet)
     }
 
     fn set_int(&self, request: u64, value: i32) -> Result<()> {

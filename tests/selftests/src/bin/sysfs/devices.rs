@@ -11,9 +11,8 @@ use vhost_iocm_selftests::ktap::Suite;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
 use vhost_iocm_selftests::process::Owner;
+use vhost_iocm_selftests::refusal::{expect_refused, MALFORMED_WORKERS};
 use vhost_iocm_selftests::traffic::{Direction, Traffic};
-
-use crate::{expect_refused, MALFORMED_WORKERS};
 
 pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control) {
     suite.case(

@@ -10,9 +10,8 @@ use vhost_iocm_selftests::control::Control;
 use vhost_iocm_selftests::ktap::Suite;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
+use vhost_iocm_selftests::refusal::expect_refused;
 use vhost_iocm_selftests::wait;
-
-use crate::expect_refused;
 
 const READ: u32 = 0o444;
 const WRITE: u32 = 0o200;

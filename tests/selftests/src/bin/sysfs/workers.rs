@@ -5,17 +5,17 @@ use std::path::Path;
 
 use anyhow::{bail, ensure, Context, Result};
 use nix::errno::Errno;
-use nix::sched::{sched_setaffinity, CpuSet};
 use nix::unistd::Pid;
 use vhost_iocm_selftests::control::Control;
+use vhost_iocm_selftests::cpu;
 use vhost_iocm_selftests::device::Device;
 use vhost_iocm_selftests::ktap::{skip, Outcome, Suite};
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::options::{Flavour, Options};
+use vhost_iocm_selftests::refusal::{expect_refused, MALFORMED_WORKERS};
+use vhost_iocm_selftests::thread::Thread;
 use vhost_iocm_selftests::traffic::{Background, Direction, Traffic};
 use vhost_iocm_selftests::wait;
-
-use crate::{expect_refused, MALFORMED_WORKERS};
 
 /// Most workers at a time.
 const WORKERS_MAX: usize = 1024;
@@ -380,33 +380,22 @@ fn lost_cpu(options: &Options, control: &Control) -> Result<Outcome> {
 }
 
 fn taskset(options: &Options, control: &Control) -> Result<Outcome> {
-    let cpus = std::thread::available_parallelism()?.get();
-    if cpus < 2 {
+    if cpu::count()? < 2 {
         return skip("needs two CPUs");
     }
     control.restore()?;
     let worker = control.create_worker(0)?;
     control.set("worker/default", &worker)?;
-    let pid: i32 = control
-        .read_line(&format!("worker/{worker}/pid"))?
-        .parse()?;
-    let place = |cpus: &[usize]| -> Result<()> {
-        let mut set = CpuSet::new();
-        for cpu in cpus {
-            set.set(*cpu)?;
-        }
-        sched_setaffinity(Pid::from_raw(pid), &set)
-            .with_context(|| format!("place {worker} on CPUs {cpus:?}"))
-    };
+    let thread = Thread::parse(&control.read_line(&format!("worker/{worker}/pid"))?)?;
     let mut nic = Nic::new(&options.node, NicOptions::default())?;
     std::thread::scope(|scope| {
         let traffic = Background::start(scope, &mut nic)?;
         let placed = (|| {
             for (cpus, said) in [(&[1][..], 1), (&[0, 1], -1), (&[0], 0), (&[1], 1)] {
-                place(cpus)?;
+                cpu::place(Pid::from_raw(thread.id), cpus)?;
                 expect_cpu(control, &worker, said)?;
                 traffic.advance(5)?;
-                let last: i32 = last_cpu(pid)?;
+                let last = thread.last_cpu()?;
                 if said >= 0 && last != said {
                     bail!("{worker} is placed on CPU {said} and ran on {last}");
                 }
@@ -418,13 +407,4 @@ fn taskset(options: &Options, control: &Control) -> Result<Outcome> {
     drop(nic);
     control.restore()?;
     Ok(Outcome::Pass)
-}
-
-/// The CPU on which a thread ran last.
-fn last_cpu(pid: i32) -> Result<i32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name in parentheses may hold anything; the processor is the 37th field behind it.
-    let fields = stat.rsplit_once(") ").context("malformed stat")?.1;
-    let field = fields.split(' ').nth(36).context("short stat")?;
-    Ok(field.parse()?)
 }

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Not a test: the process that tests make own a device, pass it on, stall, exit or die.
+
+mod reflect;
+mod saturate;
+mod stall;
+mod test;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use vhost_iocm_selftests::nic::{Nic, NicOptions};
+use vhost_iocm_selftests::process::{Packets, Part};
+use vhost_iocm_selftests::tap::TapOptions;
+
+use crate::test::Test;
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Own a device and send back every frame that it receives.
+    Reflect {
+        #[command(flatten)]
+        card: Card,
+        /// Hand the device's descriptor to the test.
+        #[arg(long)]
+        lend: bool,
+    },
+    /// When told to, transmit frames out of memory that is partly missing; when told again, bring the
+    /// memory back and go on as a reflector.
+    Stall {
+        #[command(flatten)]
+        card: Card,
+        /// What is missing.
+        #[arg(long)]
+        part: Part,
+    },
+    /// When told to, never let the device run out of packets to transmit.
+    Saturate {
+        #[command(flatten)]
+        card: Card,
+        /// What to transmit.
+        #[arg(long)]
+        packets: Packets,
+    },
+}
+
+/// Where the device comes from and what is behind it.
+#[derive(Args)]
+struct Card {
+    /// Device node.
+    node: PathBuf,
+    /// Name of the tap.
+    #[arg(long)]
+    tap: String,
+}
+
+impl Card {
+    fn open(self, options: NicOptions) -> Result<Nic> {
+        let tap = TapOptions {
+            name: self.tap,
+            ..options.tap
+        };
+        Nic::new(&self.node, NicOptions { tap, ..options })
+    }
+}
+
+fn main() -> Result<()> {
+    let test = Test::new()?;
+    match Arguments::parse().command {
+        Command::Reflect { card, lend } => reflect::run(card, lend, &test),
+        Command::Stall { card, part } => stall::run(card, part, &test),
+        Command::Saturate { card, packets } => saturate::run(card, packets, &test),
+    }
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A device whose memory is missing for a while.
+
+use std::os::fd::AsFd;
+
+use anyhow::{ensure, Result};
+use vhost_iocm_selftests::frame;
+use vhost_iocm_selftests::header::NetHeader;
+use vhost_iocm_selftests::memory::GuestMemory;
+use vhost_iocm_selftests::nic::{Nic, NicOptions};
+use vhost_iocm_selftests::process::{Part, STALLED_FRAMES, STALLED_STREAM};
+use vhost_iocm_selftests::userfault::Holes;
+
+use crate::reflect::reflect;
+use crate::test::Test;
+use crate::Card;
+
+pub fn run(card: Card, part: Part, test: &Test) -> Result<()> {
+    let mut nic = card.open(NicOptions {
+        pages_apart: true,
+        ..NicOptions::default()
+    })?;
+    test.tell_done()?;
+    test.wait()?;
+    for sequence in 0..STALLED_FRAMES {
+        let frame = frame::encode(STALLED_STREAM, sequence, frame::MINIMUM);
+        let added = nic.add_transmit(&NetHeader::default(), &frame)?;
+        ensure!(added, "no room for frame {sequence}");
+    }
+    // Without a kick: the device is to find the frames when the memory is gone, and this process could
+    // not write to the available ring then.
+    nic.transmit.ring.publish()?;
+    let holes = punch(&nic, part)?;
+    nic.transmit.kick()?;
+    if let Some(holes) = &holes {
+        test.send_fd(holes.as_fd())?;
+    }
+    test.wait()?;
+    if let Some(holes) = holes {
+        holes.fill()?;
+    }
+    test.tell_done()?;
+    reflect(&mut nic, test)
+}
+
+fn punch(nic: &Nic, part: Part) -> Result<Option<Holes>> {
+    let memory: &GuestMemory = &nic.memory;
+    let ring = nic.transmit.ring.layout();
+    let parts = match part {
+        Part::ReceiveBuffers => nic.receive.buffers_in_flight(),
+        Part::TransmitBuffers => nic.transmit.buffers_in_flight(),
+        Part::Available => vec![ring.available_part()],
+        Part::Used => vec![ring.used_part()],
+        Part::Nothing => return Ok(None),
+    };
+    Holes::punch(memory, &parts).map(Some)
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The counters of virtqueues, devices and workers.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+
+use crate::control::Control;
+
+/// Counters of a virtqueue; a device has their sums.
+pub const OF_VIRTQUEUE: &[&str] = &[
+    "handled_packets",
+    "handled_bytes",
+    "kicks",
+    "interrupts",
+    "notif_works",
+    "notif_cycles",
+    "notif_bytes",
+    "poll_kicks",
+    "poll_cycles",
+    "poll_bytes",
+    "poll_empty",
+    "poll_empty_cycles",
+    "poll_limited",
+    "notif_limited",
+    "ring_full",
+    "mm_switches",
+    "errors",
+    "drops",
+    "served_ns",
+    "home_ns",
+    "left_fault",
+    "left_backend",
+    "home_works",
+    "polls",
+    "parks",
+    "pending_ns_max",
+    "pending_ns_avg",
+];
+
+/// Counters of a worker.
+pub const OF_WORKER: &[&str] = &[
+    "loops",
+    "works",
+    "mm_switches",
+    "wait",
+    "busy_ns",
+    "idle_ns",
+    "polls",
+    "empty_polls",
+    "total_work_cycles",
+    "poll_cycles",
+    "notif_cycles",
+    "polled",
+];
+
+/// What the counters of one directory of the control interface said at one time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counters {
+    directory: String,
+    values: BTreeMap<String, u64>,
+}
+
+impl Counters {
+    fn read(control: &Control, directory: String, names: &[&str]) -> Result<Self> {
+        let file = format!("{directory}/status");
+        let status = control.read_status(&file)?;
+        let mut values = BTreeMap::new();
+        for name in names {
+            let text = status
+                .get(*name)
+                .with_context(|| format!("{file} has no {name}"))?;
+            let value = text
+                .parse()
+                .with_context(|| format!("{name} of {file} is {text:?}"))?;
+            values.insert((*name).to_owned(), value);
+        }
+        Ok(Self { directory, values })
+    }
+
+    /// Those of a virtqueue.
+    pub fn of_virtqueue(control: &Control, virtqueue: &str) -> Result<Self> {
+        Self::read(control, format!("vq/{virtqueue}"), OF_VIRTQUEUE)
+    }
+
+    /// Those of a device.
+    pub fn of_device(control: &Control, device: &str) -> Result<Self> {
+        Self::read(control, format!("dev/{device}"), OF_VIRTQUEUE)
+    }
+
+    /// Those of a worker.
+    pub fn of_worker(control: &Control, worker: &str) -> Result<Self> {
+        Self::read(control, format!("worker/{worker}"), OF_WORKER)
+    }
+
+    /// One of them.
+    pub fn get(&self, name: &str) -> Result<u64> {
+        let value = self.values.get(name);
+        value
+            .copied()
+            .with_context(|| format!("{} has no counter {name}", self.directory))
+    }
+
+    /// How far each has moved since an earlier look.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut moved = self.clone();
+        for (name, value) in &mut moved.values {
+            let before = earlier.values.get(name).copied().unwrap_or(0);
+            *value = value.saturating_sub(before);
+        }
+        moved
+    }
+
+    /// Those that are not zero.
+    pub fn moved(&self) -> Vec<(&str, u64)> {
+        let values = self.values.iter();
+        values
+            .filter(|(_, value)| **value > 0)
+            .map(|(name, value)| (name.as_str(), *value))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(kicks: u64, polls: u64) -> Counters {
+        Counters {
+            directory: "vq/vq.0.1".into(),
+            values: BTreeMap::from([("kicks".into(), kicks), ("polls".into(), polls)]),
+        }
+    }
+
+    #[test]
+    fn differences() {
+        let moved = counters(5, 7).since(&counters(2, 7));
+        assert_eq!(moved, counters(3, 0));
+        assert_eq!(moved.moved(), [("kicks", 3)]);
+        assert_eq!(moved.get("kicks").unwrap(), 3);
+        assert!(moved.get("parks").is_err());
+    }
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Threads of the kernel or of a process, as /proc shows them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// A thread, which may be gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thread {
+    /// Its number in the initial namespace.
+    pub id: i32,
+}
+
+impl Thread {
+    /// The thread whose number a file of the control interface says.
+    pub fn parse(text: &str) -> Result<Self> {
+        let id = text.parse().with_context(|| format!("thread {text:?}"))?;
+        Ok(Self { id })
+    }
+
+    fn file(self, name: &str) -> PathBuf {
+        Path::new("/proc").join(self.id.to_string()).join(name)
+    }
+
+    fn read(self, name: &str) -> Result<String> {
+        let path = self.file(name);
+        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    }
+
+    /// Whether it is still there.
+    pub fn exists(self) -> bool {
+        self.file("").exists()
+    }
+
+    /// Its name.
+    pub fn name(self) -> Result<String> {
+        Ok(self.read("comm")?.trim_end().to_owned())
+    }
+
+    /// How long it has run, by the account of the scheduler.
+    pub fn runtime(self) -> Result<Duration> {
+        let statistics = self.read("schedstat")?;
+        let first = statistics.split(' ').next().context("empty schedstat")?;
+        Ok(Duration::from_nanos(first.parse()?))
+    }
+
+    /// The CPU on which it ran last.
+    pub fn last_cpu(self) -> Result<i32> {
+        let stat = self.read("stat")?;
+        // The name in parentheses may hold anything; the processor is the 37th field behind it.
+        let fields = stat.rsplit_once(") ").context("malformed stat")?.1;
+        let field = fields.split(' ').nth(36).context("short stat")?;
+        Ok(field.parse()?)
+    }
+}
+
+/// All threads of a process that have this name.
+pub fn named(process: u32, name: &str) -> Result<Vec<Thread>> {
+    let directory = format!("/proc/{process}/task");
+    let mut threads = Vec::new();
+    for entry in fs::read_dir(&directory).with_context(|| format!("list {directory}"))? {
+        let thread = Thread::parse(&entry?.file_name().to_string_lossy())?;
+        // A thread may end between the list and the look.
+        if thread.name().is_ok_and(|found| found == name) {
+            threads.push(thread);
+        }
+    }
+    Ok(threads)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_thread() {
+        let process = std::process::id();
+        let thread = Thread::parse(&process.to_string()).unwrap();
+        assert!(thread.exists());
+        assert!(thread.last_cpu().unwrap() >= 0);
+        assert!(thread.runtime().unwrap() > Duration::ZERO);
+        let name = thread.name().unwrap();
+        assert!(named(process, &name).unwrap().contains(&thread));
+        assert!(Thread::parse("-").is_err());
+    }
+}
