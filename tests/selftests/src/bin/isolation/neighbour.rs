@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the neighbour of a stalled device gets of the worker that both are on.
+//!
+//! Times of an emulated machine are noisy. So the neighbour is measured in short windows, before, during
+//! and after the stall in the same run; medians of windows are compared; and only a claim that fails
+//! every time that it is tried is taken for false. A worker that waits for the stalled device fails at once,
+//! as the neighbour gets nothing at all.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Result};
+use vhost_iocm_selftests::control::Control;
+use vhost_iocm_selftests::counters::Counters;
+use vhost_iocm_selftests::cpu;
+use vhost_iocm_selftests::ktap::{diagnostic, Suite};
+use vhost_iocm_selftests::options::Options;
+use vhost_iocm_selftests::parameter::Parameter;
+use vhost_iocm_selftests::probe::Probe;
+use vhost_iocm_selftests::process::Part;
+use vhost_iocm_selftests::statistics::{median, quantile};
+
+use crate::stalled::Stalled;
+
+/// How often a claim about times is tried.
+const ATTEMPTS: u32 = 3;
+/// Length of a window, in each of which a stream and round trips are measured once.
+const WINDOW: Duration = Duration::from_millis(250);
+/// Windows before and after the stall.
+const IDLE_WINDOWS: usize = 5;
+/// What the neighbour must keep of its throughput beside an idle device.
+const RATE_KEPT: f64 = 0.95;
+/// How much longer its round trips may take, at the 99th percentile.
+const TAIL_GROWTH: f64 = 2.0;
+/// What a device that stalls may use of its worker's time.
+const STALLED_SHARE: f64 = 0.02;
+
+pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control, stall: Duration) {
+    for (what, part) in [
+        ("receive buffers are missing", Part::ReceiveBuffers),
+        ("transmit buffers are missing", Part::TransmitBuffers),
+        ("available ring is missing", Part::Available),
+        ("used ring is missing", Part::Used),
+        ("tap is full", Part::Nothing),
+    ] {
+        suite.case(
+            format!("a device whose {what} for {stall:?} does not harm its neighbour"),
+            move || unharmed(options, control, part, "0", stall),
+        );
+    }
+
+    suite.case(
+        format!("a polled device whose available ring is missing for {stall:?} does not either"),
+        move || {
+            // So long that it is still being polled when the ring goes.
+            let _idle = Parameter::set_time("poll_idle_us", Duration::from_secs(10))?;
+            unharmed(options, control, Part::Available, "1", stall)
+        },
+    );
+}
+
+fn unharmed(
+    options: &Options,
+    control: &Control,
+    part: Part,
+    poll: &str,
+    stall: Duration,
+) -> Result<()> {
+    let worker = control.side_core()?;
+    let _left = cpu::leave(cpu::count()? - 1)?;
+    for attempt in 1.. {
+        let mut neighbour = Probe::new(&options.node)?;
+        let mut stalled = Stalled::new(&options.node, control, part)?;
+        control.set_poll_of_device(&stalled.device, poll)?;
+        let on = control.read_list(&format!("worker/{worker}/dev_list"))?;
+        ensure!(on.len() == 2, "{worker} serves {on:?}, not two devices");
+        let (mut idle, mut beside) = (Service::default(), Service::default());
+        idle.measure(&mut neighbour, IDLE_WINDOWS)?;
+        let used = stall_beside(control, &mut stalled, &mut neighbour, &mut beside, stall)?;
+        stalled.end()?;
+        idle.measure(&mut neighbour, IDLE_WINDOWS)?;
+        diagnostic(format!(
+            "beside an idle device: {idle}; beside the stalled one: {beside}, which used {:.2} % of the worker",
+            used * 100.0
+        ));
+        match compare(&idle, &beside, used) {
+            Ok(()) => break,
+            Err(error) if attempt < ATTEMPTS => diagnostic(format!("attempt {attempt}: {error}")),
+            Err(error) => return Err(error),
+        }
+    }
+    control.restore().map(drop)
+}
+
+/// Measures the neighbour from the beginning of a stall for as long as it lasts, and says how much of the
+/// worker's time the stalled device had.
+fn stall_beside(
+    control: &Control,
+    stalled: &mut Stalled,
+    neighbour: &mut Probe,
+    service: &mut Service,
+    stall: Duration,
+) -> Result<f64> {
+    let counters = |stalled: &Stalled| Counters::of_device(control, &stalled.device);
+    let idle = counters(stalled)?;
+    stalled.begin()?;
+    let (start, begun) = (Instant::now(), counters(stalled)?);
+    while start.elapsed() < stall {
+        if stalled.is_full() {
+            stalled.flood()?;
+        }
+        service.measure(neighbour, 1)?;
+    }
+    let ended = counters(stalled)?;
+    let faulted = ended.since(&idle).get("left_fault")? > 0;
+    ensure!(
+        faulted != stalled.is_full(),
+        "left_fault moved: {faulted}, the tap is full: {}",
+        stalled.is_full()
+    );
+    let served = Duration::from_nanos(ended.since(&begun).get("served_ns")?);
+    Ok(served.as_secs_f64() / start.elapsed().as_secs_f64())
+}
+
+/// What a device got, window by window.
+#[derive(Default)]
+struct Service {
+    /// Frames a second.
+    rates: Vec<f64>,
+    /// The 99th percentile of the round trips.
+    tails: Vec<Duration>,
+}
+
+impl Service {
+    fn measure(&mut self, probe: &mut Probe, windows: usize) -> Result<()> {
+        for _ in 0..windows {
+            self.rates.push(probe.stream(WINDOW)?);
+            self.tails.push(quantile(&probe.round_trips(WINDOW)?, 0.99));
+        }
+        Ok(())
+    }
+
+    fn rate(&self) -> f64 {
+        median(&self.rates)
+    }
+
+    fn tail(&self) -> Duration {
+        median(&self.tails)
+    }
+}
+
+impl std::fmt::Display for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:.0} frames/s, 99 % of round trips within {:?} (medians of {} windows)",
+            self.rate(),
+            self.tail(),
+            self.rates.len()
+        )
+    }
+}
+
+fn compare(idle: &Service, beside: &Service, used: f64) -> Result<()> {
+    let kept = beside.rate() / idle.rate();
+    if kept < RATE_KEPT {
+        bail!("the neighbour kept {:.1} % of its throughput", kept * 100.0);
+    }
+    let growth = beside.tail().as_secs_f64() / idle.tail().as_secs_f64();
+    if growth > TAIL_GROWTH {
+        bail!("the neighbour's round trips took {growth:.2} times as long");
+    }
+    if used > STALLED_SHARE {
+        bail!(
+            "the stalled device used {:.1} % of the worker's time",
+            used * 100.0
+        );
+    }
+    Ok(())
+}
