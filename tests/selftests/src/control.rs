@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
 
-use crate::{counters, cpu};
+use crate::cpu;
 
 /// The tree of control files.
 #[derive(Clone, Debug)]

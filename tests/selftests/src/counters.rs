@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 
 use crate::control::Control;
 
-/// Counters of a virtqueue; a device has their sums.
-pub const OF_VIRTQUEUE: &[&str] = &[
+/// Counters of a virtqueue that only grow; a device has their sums.
+pub const OF_DEVICE: &[&str] = &[
     "handled_packets",
     "handled_bytes",
     "kicks",
@@ -16,29 +16,31 @@ pub const OF_VIRTQUEUE: &[&str] = &[
     "notif_works",
     "notif_cycles",
     "notif_bytes",
+    "notif_limited",
     "poll_kicks",
     "poll_cycles",
     "poll_bytes",
+    "poll_limited",
+    "polls",
     "poll_empty",
     "poll_empty_cycles",
-    "poll_limited",
-    "notif_limited",
+    "parks",
     "ring_full",
+    "served_ns",
+    "home_ns",
+    "home_works",
+    "left_fault",
+    "left_backend",
+    "left_home",
     "mm_switches",
     "errors",
     "drops",
-    "served_ns",
-    "home_ns",
-    "left_fault",
-    "left_backend",
-    "home_works",
-    "polls",
-    "parks",
-    "pending_ns_max",
-    "pending_ns_avg",
 ];
 
-/// Counters of a worker.
+/// How old work of a virtqueue, or of all virtqueues of a worker, was when its slice began.
+pub const AGES: &[&str] = &["pending_ns_max", "pending_ns_avg"];
+
+/// Counters of a worker, beside the ages.
 pub const OF_WORKER: &[&str] = &[
     "loops",
     "works",
@@ -46,12 +48,14 @@ pub const OF_WORKER: &[&str] = &[
     "wait",
     "busy_ns",
     "idle_ns",
+    "stolen_ns",
     "polls",
     "empty_polls",
+    "empty_poll_ns",
+    "polled",
     "total_work_cycles",
     "poll_cycles",
     "notif_cycles",
-    "polled",
 ];
 
 /// What the counters of one directory of the control interface said at one time.
@@ -62,35 +66,35 @@ pub struct Counters {
 }
 
 impl Counters {
-    fn read(control: &Control, directory: String, names: &[&str]) -> Result<Self> {
+    fn read(control: &Control, directory: String, names: &[&[&str]]) -> Result<Self> {
         let file = format!("{directory}/status");
         let status = control.read_status(&file)?;
         let mut values = BTreeMap::new();
-        for name in names {
+        for name in names.concat() {
             let text = status
-                .get(*name)
+                .get(name)
                 .with_context(|| format!("{file} has no {name}"))?;
             let value = text
                 .parse()
                 .with_context(|| format!("{name} of {file} is {text:?}"))?;
-            values.insert((*name).to_owned(), value);
+            values.insert(name.to_owned(), value);
         }
         Ok(Self { directory, values })
     }
 
     /// Those of a virtqueue.
     pub fn of_virtqueue(control: &Control, virtqueue: &str) -> Result<Self> {
-        Self::read(control, format!("vq/{virtqueue}"), OF_VIRTQUEUE)
+        Self::read(control, format!("vq/{virtqueue}"), &[OF_DEVICE, AGES])
     }
 
     /// Those of a device.
     pub fn of_device(control: &Control, device: &str) -> Result<Self> {
-        Self::read(control, format!("dev/{device}"), OF_VIRTQUEUE)
+        Self::read(control, format!("dev/{device}"), &[OF_DEVICE])
     }
 
     /// Those of a worker.
     pub fn of_worker(control: &Control, worker: &str) -> Result<Self> {
-        Self::read(control, format!("worker/{worker}"), OF_WORKER)
+        Self::read(control, format!("worker/{worker}"), &[OF_WORKER, AGES])
     }
 
     /// One of them.

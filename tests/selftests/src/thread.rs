@@ -47,6 +47,15 @@ impl Thread {
         Ok(Duration::from_nanos(first.parse()?))
     }
 
+    /// The list of CPUs on which it may run.
+    pub fn allowed_cpus(self) -> Result<String> {
+        let status = self.read("status")?;
+        let list = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        Ok(list.context("no Cpus_allowed_list")?.trim().to_owned())
+    }
+
     /// The CPU on which it ran last.
     pub fn last_cpu(self) -> Result<i32> {
         let stat = self.read("stat")?;
@@ -81,6 +90,7 @@ mod tests {
         let thread = Thread::parse(&process.to_string()).unwrap();
         assert!(thread.exists());
         assert!(thread.last_cpu().unwrap() >= 0);
+        assert!(!thread.allowed_cpus().unwrap().is_empty());
         assert!(thread.runtime().unwrap() > Duration::ZERO);
         let name = thread.name().unwrap();
         assert!(named(process, &name).unwrap().contains(&thread));

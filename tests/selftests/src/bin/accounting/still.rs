@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{ensure, Result};
 use vhost_iocm_selftests::card::Card;
 use vhost_iocm_selftests::control::{virtqueue, Control};
-use vhost_iocm_selftests::counters::{Counters, OF_VIRTQUEUE, OF_WORKER};
+use vhost_iocm_selftests::counters::{Counters, AGES, OF_DEVICE, OF_WORKER};
 use vhost_iocm_selftests::device::{Device, RECEIVE, TRANSMIT};
 use vhost_iocm_selftests::ktap::Suite;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
@@ -14,9 +14,6 @@ use vhost_iocm_selftests::options::Options;
 
 /// How long nothing must happen.
 const STILL: Duration = Duration::from_secs(1);
-
-/// Counters of a virtqueue that are no sums, so that a device's cannot be told from its virtqueues'.
-const NO_SUMS: [&str; 2] = ["pending_ns_max", "pending_ns_avg"];
 
 /// The only counter of a worker that moves while it has nothing to do.
 const PASSES: &str = "idle_ns";
@@ -45,13 +42,16 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
             card.expect_polled(0)?;
             for index in [RECEIVE, TRANSMIT] {
                 let counters = card.counters(index)?;
-                for name in OF_VIRTQUEUE {
+                for name in [OF_DEVICE, AGES].concat() {
                     let file = format!("vq/{}/{name}", virtqueue(&card.device, index));
                     expect_same(control, &file, counters.get(name)?)?;
                 }
             }
             let counters = card.worker_counters()?;
-            for name in OF_WORKER.iter().filter(|name| **name != PASSES) {
+            for name in [OF_WORKER, AGES].concat() {
+                if name == PASSES {
+                    continue;
+                }
                 let file = format!("worker/{}/{name}", card.worker);
                 expect_same(control, &file, counters.get(name)?)?;
             }
@@ -66,7 +66,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
             card.expect_polled(0)?;
             let whole = Counters::of_device(control, &card.device)?;
             let [receive, transmit] = card.both_counters()?;
-            for name in OF_VIRTQUEUE.iter().filter(|name| !NO_SUMS.contains(name)) {
+            for name in OF_DEVICE {
                 let parts = (receive.get(name)?, transmit.get(name)?);
                 ensure!(
                     whole.get(name)? == parts.0 + parts.1,

@@ -6,7 +6,9 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
-use vhost_iocm_selftests::control::Control;
+use vhost_iocm_selftests::control::{virtqueue, Control};
+use vhost_iocm_selftests::counters::{Counters, AGES, OF_DEVICE, OF_WORKER};
+use vhost_iocm_selftests::device::{RECEIVE, TRANSMIT};
 use vhost_iocm_selftests::ktap::Suite;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
@@ -47,26 +49,9 @@ const FILES: &[(&str, u32)] = &[
     ("vq/vq.D.Q/status", READ),
 ];
 
+/// Lines of the status files beside the counters.
 const WORKER_STATUS: &[&str] = &[
     "cpu", "cpus", "node", "pid", "locked", "default", "dev_list",
-];
-const WORKER_COUNTERS: &[&str] = &[
-    "loops",
-    "works",
-    "mm_switches",
-    "wait",
-    "busy_ns",
-    "idle_ns",
-    "stolen_ns",
-    "polls",
-    "empty_polls",
-    "empty_poll_ns",
-    "polled",
-    "total_work_cycles",
-    "poll_cycles",
-    "notif_cycles",
-    "pending_ns_max",
-    "pending_ns_avg",
 ];
 const DEVICE_STATUS: &[&str] = &[
     "worker",
@@ -78,42 +63,7 @@ const DEVICE_STATUS: &[&str] = &[
     "max_time_share",
     "home",
 ];
-const VIRTQUEUE_STATUS: &[&str] = &[
-    "dev",
-    "worker",
-    "poll",
-    "can_poll",
-    "pending_ns_max",
-    "pending_ns_avg",
-];
-const COUNTERS: &[&str] = &[
-    "handled_packets",
-    "handled_bytes",
-    "kicks",
-    "interrupts",
-    "notif_works",
-    "notif_cycles",
-    "notif_bytes",
-    "notif_limited",
-    "poll_kicks",
-    "poll_cycles",
-    "poll_bytes",
-    "poll_limited",
-    "polls",
-    "poll_empty",
-    "poll_empty_cycles",
-    "parks",
-    "ring_full",
-    "served_ns",
-    "home_ns",
-    "home_works",
-    "left_fault",
-    "left_backend",
-    "left_home",
-    "mm_switches",
-    "errors",
-    "drops",
-];
+const VIRTQUEUE_STATUS: &[&str] = &["dev", "worker", "poll", "can_poll"];
 
 pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control) {
     suite.case("every file is there and has its mode", move || {
@@ -121,17 +71,16 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         let (nic, device) =
             control.device_made_by(|| Nic::new(&options.node, NicOptions::default()))?;
         let worker = control.read_line(&format!("dev/{device}/worker"))?;
-        let virtqueue = format!("vq.{}.1", device.trim_start_matches("d."));
-        let counters = |directory: &'static str, names: &'static [&str]| {
-            names
-                .iter()
-                .map(move |name| (format!("{directory}/{name}"), READ))
+        let virtqueue = virtqueue(&device, TRANSMIT);
+        let counters = |directory: &'static str, names: &[&[&'static str]]| {
+            let names = names.concat().into_iter();
+            names.map(move |name| (format!("{directory}/{name}"), READ))
         };
         let files = FILES
             .iter()
             .map(|(name, mode)| ((*name).to_owned(), *mode))
-            .chain(counters("worker/w.N", WORKER_COUNTERS))
-            .chain(counters("vq/vq.D.Q", COUNTERS));
+            .chain(counters("worker/w.N", &[OF_WORKER, AGES]))
+            .chain(counters("vq/vq.D.Q", &[OF_DEVICE, AGES]));
         for (name, mode) in files {
             let name = name
                 .replace("w.N", &worker)
@@ -155,16 +104,12 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         let (nic, device) =
             control.device_made_by(|| Nic::new(&options.node, NicOptions::default()))?;
         let worker = control.read_line(&format!("dev/{device}/worker"))?;
-        let number = device.trim_start_matches("d.");
         let names = |file: &str| -> Result<BTreeSet<String>> {
             Ok(control.read_status(file)?.into_keys().collect())
         };
-        let expect = |file: &str, own: &[&str], counters: &[&str]| {
-            let expected: BTreeSet<_> = own
-                .iter()
-                .chain(counters)
-                .map(|name| (*name).to_owned())
-                .collect();
+        let expect = |file: &str, expected: &[&[&str]]| {
+            let expected = expected.concat().into_iter().map(str::to_owned);
+            let expected: BTreeSet<_> = expected.collect();
             let found = names(file)?;
             ensure!(
                 found == expected,
@@ -172,18 +117,16 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
             );
             Ok(())
         };
-        let of_worker = format!("worker/{worker}/status");
-        expect(&of_worker, WORKER_STATUS, WORKER_COUNTERS)?;
-        expect(&format!("dev/{device}/status"), DEVICE_STATUS, COUNTERS)?;
-        for index in 0..2 {
-            let file = format!("vq/vq.{number}.{index}/status");
-            expect(&file, VIRTQUEUE_STATUS, COUNTERS)?;
-            for counter in COUNTERS {
-                control.read_counter(&file, counter)?;
-            }
-        }
-        for counter in WORKER_COUNTERS {
-            control.read_counter(&of_worker, counter)?;
+        let worker_status = format!("worker/{worker}/status");
+        expect(&worker_status, &[WORKER_STATUS, OF_WORKER, AGES])?;
+        Counters::of_worker(control, &worker)?;
+        expect(&format!("dev/{device}/status"), &[DEVICE_STATUS, OF_DEVICE])?;
+        Counters::of_device(control, &device)?;
+        for index in [RECEIVE, TRANSMIT] {
+            let name = virtqueue(&device, index);
+            let file = format!("vq/{name}/status");
+            expect(&file, &[VIRTQUEUE_STATUS, OF_DEVICE, AGES])?;
+            Counters::of_virtqueue(control, &name)?;
         }
         drop(nic);
         Ok(())

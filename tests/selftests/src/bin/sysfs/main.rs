@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The control interface: what its files say, what they take, and what they refuse.
 
+mod cpus;
 mod devices;
 mod formats;
 mod races;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     let mut suite = Suite::new();
     formats::add(&mut suite, &options, &control);
     workers::add(&mut suite, &options, &control);
+    cpus::add(&mut suite, &options, &control);
     devices::add(&mut suite, &options, &control);
     races::add(&mut suite, &options, &control);
     suite.run(&options.filters)
