@@ -232,9 +232,6 @@ impl Pool {
                 .iter()
                 .position(|entry| entry.worker.id == id)
                 .ok_or(ENOENT)?;
-            if heir == Some(id) {
-                return Err(EINVAL);
-            }
             if !state.workers[index].locked {
                 return Err(EBUSY);
             }

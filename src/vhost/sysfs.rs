@@ -10,7 +10,7 @@ use super::worker::Worker;
 use crate::engine::abi::{self, VirtqueueId};
 use crate::engine::sched::credit::{WEIGHT_MAX, WEIGHT_MIN};
 use crate::engine::sched::share::TIME_SHARE_MAX;
-use crate::engine::stats::{VirtqueueStats, WorkerStats};
+use crate::engine::stats::{Age, VirtqueueStats, WorkerStats};
 use crate::kern::cpu;
 use crate::kern::error::malformed;
 use crate::kern::served::Served;
@@ -282,6 +282,13 @@ impl DeviceFiles {
         writeln!(text, "weight:{}", common.share.weight())?;
         writeln!(text, "max_time_share:{}", common.share.ceiling())?;
         writeln!(text, "home:{}", u8::from(common.is_home()))?;
+        // Ages do not add up: the older one counts.
+        let oldest = |read: fn(&Age) -> u64| {
+            let ages = virtqueues.iter().map(|virtqueue| &virtqueue.stats.pending);
+            ages.map(read).max().unwrap_or(0)
+        };
+        writeln!(text, "pending_ns_max:{}", oldest(Age::longest))?;
+        writeln!(text, "pending_ns_avg:{}", oldest(Age::average))?;
         write_lines(text, VIRTQUEUE_COUNTERS, |read| {
             virtqueues
                 .iter()

@@ -33,6 +33,8 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
             ensure!(home(control, &name)?.is_none(), "a home without owner");
             for _ in 0..3 {
                 device.set_owner()?;
+                // It is known once the thread has run.
+                wait::until("a home", || Ok(home(control, &name)?.is_some()))?;
                 let thread = home(control, &name)?.context("no home with an owner")?;
                 let threads = thread::named(process, &title)?;
                 ensure!(

@@ -62,6 +62,8 @@ const DEVICE_STATUS: &[&str] = &[
     "weight",
     "max_time_share",
     "home",
+    "pending_ns_max",
+    "pending_ns_avg",
 ];
 const VIRTQUEUE_STATUS: &[&str] = &["dev", "worker", "poll", "can_poll"];
 
