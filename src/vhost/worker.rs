@@ -286,6 +286,13 @@ impl<'a> Loop<'a> {
         let (virtqueue, queue) = slice.split();
         match self.admit(virtqueue, queue, has_home) {
             Admission::Now => (),
+            // It is looked at again, by which time it may be served.
+            Admission::Spent if cause == Cause::Look => {
+                if let Some(virtqueue) = slice.poll() {
+                    self.polled.push(virtqueue);
+                }
+                return;
+            }
             Admission::Spent => {
                 if let Some(virtqueue) = slice.finish(true) {
                     self.spent.push(virtqueue);
