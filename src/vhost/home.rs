@@ -62,7 +62,10 @@ impl Body for HomeWork {
         let begun = cpu::now();
         // The age is told by who served the work first; what comes meanwhile is new.
         let _: Option<u64> = virtqueue.take_pending_age(begun);
-        if queue.polling.park(begun) {
+        let stay = virtqueue.common.is_home() || !queue.is_sharable();
+        // A virtqueue that its worker polls goes on being polled when it is back; nobody else looks.
+        let polling = queue.polling.is_active() && !stay;
+        if !polling && queue.polling.park(begun) {
             virtqueue.stats.parks.add(1);
             trace::park(virtqueue.id);
         }
@@ -70,7 +73,7 @@ impl Body for HomeWork {
             Some(mm) => {
                 let how = How {
                     shared: false,
-                    polling: false,
+                    polling,
                     end: begun.saturating_add(parameters::slice()),
                 };
                 net::serve(virtqueue, queue, &mm, how)
@@ -80,10 +83,9 @@ impl Body for HomeWork {
         let stats = &virtqueue.stats;
         stats.home_works.add(1);
         stats.home_time.add(cpu::now().saturating_sub(begun));
-        let stay = virtqueue.common.is_home() || !queue.is_sharable();
         if !stay {
             trace::come_back(virtqueue.id);
         }
-        slice.finish_at_home(next == Next::Again, stay);
+        slice.finish_at_home(matches!(next, Next::Again | Next::Look), stay);
     }
 }
