@@ -57,13 +57,6 @@ impl Current {
         unsafe { shim::iocm_cancel_sleep() };
     }
 
-    /// For how many nanoseconds the thread was ready to run, in all, and its CPU ran something
-    /// else. It stays 0 in kernels that do not measure that (`CONFIG_SCHED_INFO`).
-    pub fn stolen_time(&self) -> u64 {
-        // SAFETY: The function reads a field of the current task.
-        unsafe { shim::iocm_run_delay() }
-    }
-
     /// Lets the other hardware thread of the core run, in a loop that waits.
     pub fn relax(&self) {
         // SAFETY: The instruction has no precondition.
@@ -75,6 +68,13 @@ impl Current {
         // SAFETY: The thread holds neither locks nor an RCU read section between slices.
         unsafe { shim::iocm_breathe() };
     }
+}
+
+/// For how many nanoseconds the current thread was ready to run, in all, and its CPU ran something
+/// else. It stays 0 in kernels that do not measure that (`CONFIG_SCHED_INFO`).
+pub fn stolen_time() -> u64 {
+    // SAFETY: The function reads a field of the current task.
+    unsafe { shim::iocm_run_delay() }
 }
 
 /// A kernel thread, which ends when this is dropped.

@@ -10,6 +10,7 @@ use crate::kern::inbox::Inbox;
 use crate::kern::mm::OwnerMm;
 use crate::kern::parameters;
 use crate::kern::served::Served;
+use crate::kern::thread::stolen_time;
 use crate::kern::trace;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -60,6 +61,7 @@ impl Body for HomeWork {
         };
         let (virtqueue, queue) = slice.split();
         let begun = cpu::now();
+        let stolen = stolen_time();
         // The age is told by who served the work first; what comes meanwhile is new.
         let _: Option<u64> = virtqueue.take_pending_age(begun);
         let stay = virtqueue.common.is_home() || !queue.is_sharable();
@@ -82,7 +84,9 @@ impl Body for HomeWork {
         };
         let stats = &virtqueue.stats;
         stats.home_works.add(1);
-        stats.home_time.add(cpu::now().saturating_sub(begun));
+        let passed = cpu::now().saturating_sub(begun);
+        let stolen = stolen_time().saturating_sub(stolen);
+        stats.home_time.add(passed.saturating_sub(stolen));
         if !stay {
             trace::come_back(virtqueue.id);
         }

@@ -17,7 +17,7 @@ use crate::kern::inbox::{Fifo, Inbox};
 use crate::kern::mm::NoFaults;
 use crate::kern::parameters;
 use crate::kern::served::Slice;
-use crate::kern::thread::{Body, Current};
+use crate::kern::thread::{stolen_time, Body, Current};
 use crate::kern::trace::{self, Reason};
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -141,7 +141,7 @@ struct Loop<'a> {
 
 impl<'a> Loop<'a> {
     fn new(worker: &'a Worker, current: &'a mut Current) -> Self {
-        let stolen = current.stolen_time();
+        let stolen = stolen_time();
         Self {
             worker,
             current,
@@ -216,7 +216,7 @@ impl<'a> Loop<'a> {
     /// was stolen from it.
     fn account(&mut self) -> u64 {
         let now = cpu::now();
-        let stolen = self.current.stolen_time();
+        let stolen = stolen_time();
         let lost = stolen.saturating_sub(self.stolen);
         let passed = now.saturating_sub(self.accounted);
         self.accounted = now;
