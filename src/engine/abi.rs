@@ -82,11 +82,11 @@ pub fn parse_worker(text: &[u8]) -> Result<WorkerId, Malformed> {
     worker(line(text))
 }
 
-/// Reads a signed decimal number, as a CPU is given.
+/// Reads a signed decimal number, as a CPU or a nice value is given.
 ///
 /// A number that 32 bits cannot hold is returned as the nearest one that they can, since it is
 /// well-formed and merely out of range.
-pub fn parse_cpu(text: &[u8]) -> Result<i32, Malformed> {
+pub fn parse_signed(text: &[u8]) -> Result<i32, Malformed> {
     let text = line(text);
     let (negative, digits) = match text.strip_prefix(b"-") {
         Some(digits) => (true, digits),
@@ -102,10 +102,9 @@ pub fn parse_cpu(text: &[u8]) -> Result<i32, Malformed> {
     }))
 }
 
-/// Reads a decimal number without sign. One that 32 bits cannot hold is returned as the largest that
-/// they can, since it is well-formed and merely out of range.
-pub fn parse_number(text: &[u8]) -> Result<u32, Malformed> {
-    let digits = line(text);
+/// Reads digits. A number that 32 bits cannot hold is returned as the largest that they can, since
+/// it is well-formed and merely out of range.
+fn saturating(digits: &[u8]) -> Result<u32, Malformed> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(Malformed);
     }
@@ -114,6 +113,38 @@ pub fn parse_number(text: &[u8]) -> Result<u32, Malformed> {
             .saturating_mul(10)
             .saturating_add(u32::from(digit - b'0'))
     }))
+}
+
+/// Reads a list of CPUs, and hands each of its items to `take` as the first and the last number of a
+/// range: numbers and ranges of them, such as `0,2` or `2-3`, separated by commas.
+///
+/// Items come in the order of the text, may overlap, and are not expanded: who takes them compares
+/// the ends with what exists first. Numbers are read as by [`parse_number`].
+///
+/// # Errors
+///
+/// [`Malformed`] for what is no such list or has a range that ends before it begins, and whatever
+/// `take` fails with. Items before it were handed over then.
+pub fn parse_cpu_list<E: From<Malformed>>(
+    text: &[u8],
+    mut take: impl FnMut(u32, u32) -> Result<(), E>,
+) -> Result<(), E> {
+    for item in line(text).split(|byte| *byte == b',') {
+        let mut ends = item.splitn(2, |byte| *byte == b'-');
+        let first = saturating(ends.next().unwrap_or_default())?;
+        let last = ends.next().map_or(Ok(first), saturating)?;
+        if last < first {
+            return Err(Malformed.into());
+        }
+        take(first, last)?;
+    }
+    Ok(())
+}
+
+/// Reads a decimal number without sign. One that 32 bits cannot hold is returned as the largest that
+/// they can, since it is well-formed and merely out of range.
+pub fn parse_number(text: &[u8]) -> Result<u32, Malformed> {
+    saturating(line(text))
 }
 
 /// Reads `w.N` alone, or `w.N w.M`: a worker to be removed, and the one that gets what it serves.

@@ -3,17 +3,61 @@
 //! Processors and their clock.
 
 use super::bindings as shim;
+use crate::engine::abi;
+use kernel::cpu::CpuId;
+use kernel::cpumask::CpumaskVar;
+use kernel::prelude::*;
 
-/// Whether `cpu` is the number of a CPU that this machine can have.
-pub fn is_possible(cpu: i32) -> bool {
-    // SAFETY: The function checks the number before it looks into any mask.
-    unsafe { shim::iocm_cpu_possible(cpu) }
+/// CPUs on which a thread is to run.
+///
+/// # Invariants
+///
+/// There is at least one, and the machine can have all of them.
+pub struct CpuList(CpumaskVar);
+
+impl CpuList {
+    /// Reads a list of numbers and ranges, one of which has to be online.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for what is no such list, `ERANGE` for CPUs that the machine cannot have, `ENODEV`
+    /// when none of them is online, `ENOMEM`.
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        let mut mask = CpumaskVar::new_zero(GFP_KERNEL)?;
+        let mut online = false;
+        abi::parse_cpu_list(text, |first, last| {
+            // The end comes first, so that the loop is no longer than the machine's CPUs are many.
+            let last = CpuId::from_u32(last).ok_or(ERANGE)?;
+            for number in first..=last.as_u32() {
+                let cpu = CpuId::from_u32(number).ok_or(ERANGE)?;
+                if !is_possible(cpu) {
+                    return Err(ERANGE);
+                }
+                mask.set(cpu);
+                online |= is_online(cpu);
+            }
+            Ok(())
+        })?;
+        if !online {
+            return Err(ENODEV);
+        }
+        // INVARIANT: A list has at least one item, and only possible CPUs were set.
+        Ok(Self(mask))
+    }
+
+    pub(super) fn as_raw(&self) -> *const kernel::bindings::cpumask {
+        self.0.as_raw()
+    }
 }
 
-/// Whether `cpu` runs now.
-pub fn is_online(cpu: i32) -> bool {
-    // SAFETY: The function checks the number before it looks into any mask.
-    unsafe { shim::iocm_cpu_online(cpu) }
+fn is_possible(cpu: CpuId) -> bool {
+    // SAFETY: The number is one of a CPU mask.
+    unsafe { shim::iocm_cpu_possible(cpu.as_u32()) }
+}
+
+fn is_online(cpu: CpuId) -> bool {
+    // SAFETY: The number is one of a CPU mask.
+    unsafe { shim::iocm_cpu_online(cpu.as_u32()) }
 }
 
 /// The scheduler's clock, in nanoseconds. It goes on while the machine runs, and may differ between

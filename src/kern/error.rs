@@ -50,6 +50,12 @@ pub fn malformed(_: Malformed) -> Error {
     EINVAL
 }
 
+impl From<Malformed> for Error {
+    fn from(error: Malformed) -> Self {
+        malformed(error)
+    }
+}
+
 /// Whether user memory could not be reached.
 pub fn is_fault(error: Error) -> bool {
     error == EFAULT

@@ -33,6 +33,18 @@ pub fn polling() -> Tunables {
     }
 }
 
+/// The nice value of new workers, from -20 to 19.
+pub fn worker_nice() -> i32 {
+    // SAFETY: The function reads a parameter.
+    unsafe { shim::iocm_worker_nice() }
+}
+
+/// The real-time priority of new workers, from 1 to 99, or 0 for none.
+pub fn worker_priority() -> u32 {
+    // SAFETY: The function reads a parameter.
+    unsafe { shim::iocm_worker_priority() }
+}
+
 /// The time, in nanoseconds, for which a pinned page is relied on.
 pub fn poll_recheck() -> u64 {
     // SAFETY: The function reads a parameter.

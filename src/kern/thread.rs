@@ -3,6 +3,7 @@
 //! Kernel threads.
 
 use super::bindings as shim;
+use super::cpu::CpuList;
 use super::inbox::Inbox;
 use super::mm::Adopted;
 use super::served::Service;
@@ -77,6 +78,15 @@ pub fn stolen_time() -> u64 {
     unsafe { shim::iocm_run_delay() }
 }
 
+/// How a thread competes with others for its CPU.
+#[derive(Clone, Copy)]
+pub struct Urgency {
+    /// The nice value, from -20 to 19.
+    pub nice: i32,
+    /// The real-time priority, from 1 to 99, or 0 for none.
+    pub priority: u32,
+}
+
 /// A kernel thread, which ends when this is dropped.
 ///
 /// # Invariants
@@ -89,12 +99,17 @@ pub struct Thread<B: Body> {
 }
 
 impl<B: Body> Thread<B> {
-    /// Starts a thread that runs `body`, on `cpu` only if there is one.
+    /// Starts a thread that runs `body`, on `cpus` only if there are any.
     ///
     /// # Errors
     ///
     /// `ENOMEM`, `EINTR` when the process is being killed.
-    pub fn spawn(name: &CStr, cpu: Option<u32>, body: Arc<B>) -> Result<Self> {
+    pub fn spawn(
+        name: &CStr,
+        cpus: Option<&CpuList>,
+        urgency: Urgency,
+        body: Arc<B>,
+    ) -> Result<Self> {
         // SAFETY: `main` accepts a pointer to a body, which stays valid: this object keeps it
         // until the thread has ended. The name is copied.
         let task = from_err_ptr(unsafe {
@@ -106,17 +121,21 @@ impl<B: Body> Thread<B> {
                 name.as_char_ptr(),
             )
         })?;
-        if let Some(cpu) = cpu {
-            // SAFETY: The thread was not woken yet.
-            unsafe { bindings::kthread_bind(task, cpu) };
+        if let Some(cpus) = cpus {
+            // SAFETY: The thread was not woken yet, and the list has a possible CPU by its
+            // invariant.
+            unsafe { shim::iocm_task_bind(task, cpus.as_raw()) };
         }
         // SAFETY: The thread lives, since it was not woken yet.
         let task = unsafe { &*task.cast::<Task>() };
         let task: ARef<Task> = task.into();
         body.inbox().set_reader(task.clone());
-        task.wake_up();
         // INVARIANT: A reference was taken above, and `body` is kept here.
-        Ok(Self { task, body })
+        let thread = Self { task, body };
+        thread.set_nice(urgency.nice)?;
+        thread.set_priority(urgency.priority)?;
+        thread.task.wake_up();
+        Ok(thread)
     }
 
     /// The thread's number in the initial namespace.
@@ -137,15 +156,56 @@ impl<B: Body> Thread<B> {
         text.fill(|buffer, size| unsafe { shim::iocm_task_cpus(self.task.as_ptr(), buffer, size) });
     }
 
-    /// Sets the CPUs on which the thread may run, from a list of ranges that ends in a zero.
+    /// Sets the CPUs on which the thread may run.
     ///
     /// # Errors
     ///
-    /// `EINVAL` for what is no such list or names no CPU, `ERANGE` for CPUs that the machine cannot
-    /// have, `ENODEV` when none of them is online, `ENOMEM`.
-    pub fn set_cpus(&self, list: &CStr) -> Result {
-        // SAFETY: By the type invariant the thread's structure is valid; the text ends in a zero.
-        to_result(unsafe { shim::iocm_task_set_cpus(self.task.as_ptr(), list.as_char_ptr()) })
+    /// `ENODEV` when none of them is online any more.
+    pub fn set_cpus(&self, cpus: &CpuList) -> Result {
+        // SAFETY: By the type invariant the thread's structure is valid; the mask is borrowed.
+        to_result(unsafe { shim::iocm_task_set_cpus(self.task.as_ptr(), cpus.as_raw()) })
+    }
+
+    /// The nice value, from -20 to 19. It counts while there is no real-time priority.
+    pub fn nice(&self) -> i32 {
+        // SAFETY: By the type invariant the thread's structure is valid.
+        unsafe { shim::iocm_task_nice(self.task.as_ptr()) }
+    }
+
+    /// Sets the nice value.
+    ///
+    /// # Errors
+    ///
+    /// `ERANGE` when it is not between -20 and 19.
+    pub fn set_nice(&self, nice: i32) -> Result {
+        if !(bindings::MIN_NICE..=bindings::MAX_NICE as i32).contains(&nice) {
+            return Err(ERANGE);
+        }
+        // SAFETY: By the type invariant the thread's structure is valid; the value is in range.
+        unsafe { shim::iocm_task_set_nice(self.task.as_ptr(), nice) };
+        Ok(())
+    }
+
+    /// The real-time priority, from 1 to 99, or 0 if there is none.
+    pub fn priority(&self) -> u32 {
+        // SAFETY: By the type invariant the thread's structure is valid.
+        unsafe { shim::iocm_task_priority(self.task.as_ptr()) }
+    }
+
+    /// Sets the real-time priority, first in, first out, or takes it away with 0.
+    ///
+    /// # Errors
+    ///
+    /// `ERANGE` when it is greater than 99, and what the scheduler refuses.
+    pub fn set_priority(&self, priority: u32) -> Result {
+        if priority >= bindings::MAX_RT_PRIO {
+            return Err(ERANGE);
+        }
+        if priority == self.priority() {
+            return Ok(());
+        }
+        // SAFETY: By the type invariant the thread's structure is valid; the value is in range.
+        to_result(unsafe { shim::iocm_task_set_priority(self.task.as_ptr(), priority) })
     }
 
     /// # Safety

@@ -2,7 +2,9 @@
 /*
  * Module parameters. The kernel crate's module! macro has neither text nor values with bounds.
  */
+#include <linux/kstrtox.h>
 #include <linux/moduleparam.h>
+#include <linux/sched/prio.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
 
@@ -53,8 +55,8 @@ enum iocm_poll_mode iocm_poll_mode(void)
 	return READ_ONCE(poll);
 }
 
-/* A number of microseconds between two bounds. */
-#define TIME_PARAMETER(_name, _default, _min, _max, _description)				\
+/* A number between two bounds. */
+#define UINT_PARAMETER(_name, _default, _min, _max, _description)				\
 static unsigned int _name = _default;								\
 static int _name##_set(const char *text, const struct kernel_param *param)			\
 {												\
@@ -71,11 +73,41 @@ unsigned int iocm_##_name(void)									\
 	return READ_ONCE(_name);								\
 }
 
-TIME_PARAMETER(slice_us, 200, 10, 10000,
+UINT_PARAMETER(slice_us, 200, 10, 10000,
 	       "longest time for which one virtqueue is served before the others, in microseconds, 10 to 10000 (default: 200)")
-TIME_PARAMETER(poll_start_us, 50, 1, 1000000,
+UINT_PARAMETER(poll_start_us, 50, 1, 1000000,
 	       "polling starts in mode auto when the mean time between two pieces of work is shorter, in microseconds, 1 to 1000000 (default: 50)")
-TIME_PARAMETER(poll_idle_us, 1000, 1, 10000000,
+UINT_PARAMETER(poll_idle_us, 1000, 1, 10000000,
 	       "a polled virtqueue without work for so long is left to its guest to notify, in microseconds, 1 to 10000000 (default: 1000)")
-TIME_PARAMETER(poll_recheck_us, 1000, 10, 1000000,
+UINT_PARAMETER(poll_recheck_us, 1000, 10, 1000000,
 	       "a polled virtqueue is looked at through its owner's address space at least so often, in microseconds, 10 to 1000000 (default: 1000)")
+UINT_PARAMETER(worker_priority, 0, 0, MAX_RT_PRIO - 1,
+	       "real-time priority of new workers, 1 to 99, or 0 for none (default: 0)")
+
+static int worker_nice;
+
+static int worker_nice_set(const char *text, const struct kernel_param *param)
+{
+	int nice, err;
+
+	err = kstrtoint(text, 0, &nice);
+	if (err)
+		return err;
+	if (nice < MIN_NICE || nice > MAX_NICE)
+		return -EINVAL;
+	WRITE_ONCE(worker_nice, nice);
+	return 0;
+}
+
+static const struct kernel_param_ops worker_nice_ops = {
+	.set = worker_nice_set,
+	.get = param_get_int,
+};
+
+module_param_cb(worker_nice, &worker_nice_ops, &worker_nice, 0644);
+MODULE_PARM_DESC(worker_nice, "nice value of new workers, -20 to 19 (default: 0)");
+
+int iocm_worker_nice(void)
+{
+	return READ_ONCE(worker_nice);
+}

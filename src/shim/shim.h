@@ -10,6 +10,7 @@
 #include <linux/types.h>
 #include <linux/uio.h>
 
+struct cpumask;
 struct kobject;
 struct page;
 struct task_struct;
@@ -73,7 +74,12 @@ u16 iocm_page_read_u16(struct page *page, unsigned int offset);
 void iocm_allow_affinity(void);
 int iocm_task_cpu(struct task_struct *task);
 size_t iocm_task_cpus(struct task_struct *task, char *text, size_t size);
-int iocm_task_set_cpus(struct task_struct *task, const char *list);
+void iocm_task_bind(struct task_struct *task, const struct cpumask *mask);
+int iocm_task_set_cpus(struct task_struct *task, const struct cpumask *mask);
+int iocm_task_nice(struct task_struct *task);
+void iocm_task_set_nice(struct task_struct *task, int nice);
+unsigned int iocm_task_priority(struct task_struct *task);
+int iocm_task_set_priority(struct task_struct *task, unsigned int priority);
 void iocm_prepare_sleep(void);
 void iocm_cancel_sleep(void);
 void iocm_sleep(u64 timeout);
@@ -81,8 +87,8 @@ u64 iocm_run_delay(void);
 void iocm_relax(void);
 void iocm_breathe(void);
 bool iocm_killed(void);
-bool iocm_cpu_possible(int cpu);
-bool iocm_cpu_online(int cpu);
+bool iocm_cpu_possible(unsigned int cpu);
+bool iocm_cpu_online(unsigned int cpu);
 int iocm_cpu_node(int cpu);
 u64 iocm_cycles(void);
 u64 iocm_now(void);
@@ -142,5 +148,7 @@ unsigned int iocm_slice_us(void);
 unsigned int iocm_poll_start_us(void);
 unsigned int iocm_poll_idle_us(void);
 unsigned int iocm_poll_recheck_us(void);
+int iocm_worker_nice(void);
+unsigned int iocm_worker_priority(void);
 
 #endif

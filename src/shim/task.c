@@ -2,8 +2,10 @@
 /*
  * Threads and processors, where the kernel offers macros and static inlines only.
  */
+#include <linux/cpu.h>
 #include <linux/cpumask.h>
 #include <linux/hrtimer.h>
+#include <linux/kthread.h>
 #include <linux/math64.h>
 #include <linux/processor.h>
 #include <linux/rcupdate.h>
@@ -12,6 +14,7 @@
 #include <linux/sched/signal.h>
 #include <linux/timex.h>
 #include <linux/topology.h>
+#include <uapi/linux/sched/types.h>
 
 #if defined(CONFIG_X86_TSC) && !defined(CONFIG_UML)
 #define HAVE_TSC
@@ -53,25 +56,62 @@ size_t iocm_task_cpus(struct task_struct *task, char *text, size_t size)
 	return scnprintf(text, size, "%*pbl\n", cpumask_pr_args(task->cpus_ptr));
 }
 
-/* Lets @task run on the CPUs of @list, which is a list of ranges. */
-int iocm_task_set_cpus(struct task_struct *task, const char *list)
+/* Lets @task, which was not woken yet, run on the CPUs of @mask, of which there is at least one. */
+void iocm_task_bind(struct task_struct *task, const struct cpumask *mask)
 {
-	cpumask_var_t mask;
+	kthread_bind(task, cpumask_first(mask));
+	/* Fails when all of them went offline meanwhile: the scheduler chooses another then. */
+	set_cpus_allowed_ptr(task, mask);
+}
+
+/*
+ * Lets @task run on the CPUs of @mask. Fails with ENODEV when none of them is online, which may
+ * have been otherwise when the caller looked.
+ */
+int iocm_task_set_cpus(struct task_struct *task, const struct cpumask *mask)
+{
 	int err;
 
-	if (!zalloc_cpumask_var(&mask, GFP_KERNEL))
-		return -ENOMEM;
-	err = cpulist_parse(list, mask);
-	if (!err && cpumask_empty(mask))
-		err = -EINVAL;
-	if (!err && !cpumask_subset(mask, cpu_possible_mask))
-		err = -ERANGE;
-	if (!err && !cpumask_intersects(mask, cpu_online_mask))
-		err = -ENODEV;
-	if (!err)
+	cpus_read_lock();
+	if (cpumask_intersects(mask, cpu_online_mask))
 		err = set_cpus_allowed_ptr(task, mask);
-	free_cpumask_var(mask);
+	else
+		err = -ENODEV;
+	cpus_read_unlock();
 	return err;
+}
+
+/* The nice value of @task, which counts while it has no real-time priority. */
+int iocm_task_nice(struct task_struct *task)
+{
+	return task_nice(task);
+}
+
+/* @nice is between MIN_NICE and MAX_NICE. */
+void iocm_task_set_nice(struct task_struct *task, int nice)
+{
+	set_user_nice(task, nice);
+}
+
+/* The real-time priority of @task, or 0 if it has none. */
+unsigned int iocm_task_priority(struct task_struct *task)
+{
+	unsigned int policy = READ_ONCE(task->policy);
+
+	return policy == SCHED_FIFO || policy == SCHED_RR ? READ_ONCE(task->rt_priority) : 0;
+}
+
+/* Gives @task a real-time priority from 1 to 99 (SCHED_FIFO), or takes it away (0). */
+int iocm_task_set_priority(struct task_struct *task, unsigned int priority)
+{
+	const struct sched_attr attr = {
+		.size = sizeof(attr),
+		.sched_policy = priority ? SCHED_FIFO : SCHED_NORMAL,
+		.sched_nice = task_nice(task),
+		.sched_priority = priority,
+	};
+
+	return sched_setattr_nocheck(task, &attr);
 }
 
 /*
@@ -127,19 +167,23 @@ bool iocm_killed(void)
 	return fatal_signal_pending(current);
 }
 
-bool iocm_cpu_possible(int cpu)
+/* @cpu is below nr_cpu_ids. */
+bool iocm_cpu_possible(unsigned int cpu)
 {
-	return cpu >= 0 && cpu < nr_cpu_ids && cpu_possible(cpu);
+	return cpu_possible(cpu);
 }
 
-bool iocm_cpu_online(int cpu)
+/* @cpu is below nr_cpu_ids. */
+bool iocm_cpu_online(unsigned int cpu)
 {
-	return cpu >= 0 && cpu < nr_cpu_ids && cpu_online(cpu);
+	return cpu_online(cpu);
 }
 
 int iocm_cpu_node(int cpu)
 {
-	return iocm_cpu_possible(cpu) ? cpu_to_node(cpu) : NUMA_NO_NODE;
+	if (cpu < 0 || cpu >= nr_cpu_ids || !cpu_possible(cpu))
+		return NUMA_NO_NODE;
+	return cpu_to_node(cpu);
 }
 
 u64 iocm_now(void)

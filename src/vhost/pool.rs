@@ -8,11 +8,12 @@ use super::virtqueue::Virtqueue;
 use super::worker::Worker;
 use crate::engine::abi::{self, DeviceId, VirtqueueId, WorkerId};
 use crate::kern::control::{File, Files};
-use crate::kern::cpu;
+use crate::kern::cpu::{self, CpuList};
 use crate::kern::error::malformed;
 use crate::kern::inbox::Inbox;
+use crate::kern::parameters;
 use crate::kern::sysfs::Text;
-use crate::kern::thread::Thread;
+use crate::kern::thread::{Thread, Urgency};
 use crate::kern::trace;
 use core::fmt::Write;
 use core::ops::Range;
@@ -149,12 +150,12 @@ impl Pool {
         )
     }
 
-    /// Creates a worker, on `cpu` only if there is one.
+    /// Creates a worker, on `cpus` only if there are any.
     ///
     /// # Errors
     ///
     /// `ENOSPC` when there are too many, `ENOMEM`, `EINTR` when the process is being killed.
-    pub fn create_worker(self: &Arc<Self>, cpu: Option<u32>) -> Result<WorkerId> {
+    pub fn create_worker(self: &Arc<Self>, cpus: Option<&CpuList>) -> Result<WorkerId> {
         let id = {
             let mut state = self.state.lock();
             if state.workers.len() >= WORKERS_MAX {
@@ -166,7 +167,12 @@ impl Pool {
         };
         let worker = Worker::new(id)?;
         let name = CString::try_from_fmt(format_args!("vhost-{id}"))?;
-        let thread = Arc::new(Thread::spawn(&name, cpu, worker.clone())?, GFP_KERNEL)?;
+        let urgency = Urgency {
+            nice: parameters::worker_nice(),
+            priority: parameters::worker_priority(),
+        };
+        let thread = Thread::spawn(&name, cpus, urgency, worker.clone())?;
+        let thread = Arc::new(thread, GFP_KERNEL)?;
         let directory = WorkerDirectory::new(self.clone(), worker.clone(), thread.clone())?;
         let entry = Employed {
             worker,
@@ -408,13 +414,12 @@ impl Pool {
     }
 }
 
-/// Reads the CPU of a new worker.
-fn parse_cpu(text: &[u8]) -> Result<Option<u32>> {
-    match abi::parse_cpu(text).map_err(malformed)? {
-        -1 => Ok(None),
-        number if !cpu::is_possible(number) => Err(ERANGE),
-        number if !cpu::is_online(number) => Err(ENODEV),
-        number => Ok(Some(number as u32)),
+/// Reads the CPUs of a new worker: -1 for any, or a list.
+fn parse_cpus(text: &[u8]) -> Result<Option<CpuList>> {
+    match abi::parse_signed(text) {
+        Ok(-1) => Ok(None),
+        Ok(..0) => Err(ERANGE),
+        _ => CpuList::parse(text).map(Some),
     }
 }
 
@@ -442,7 +447,7 @@ impl Files for Pool {
                 state.epoch = state.epoch.wrapping_add(1);
             }
             File::WorkerCreate => {
-                self.create_worker(parse_cpu(text)?)?;
+                self.create_worker(parse_cpus(text)?.as_ref())?;
             }
             File::WorkerRemove => {
                 let (id, heir) = abi::parse_removal(text).map_err(malformed)?;

@@ -11,14 +11,14 @@ use crate::engine::abi::{self, VirtqueueId};
 use crate::engine::sched::credit::{WEIGHT_MAX, WEIGHT_MIN};
 use crate::engine::sched::share::TIME_SHARE_MAX;
 use crate::engine::stats::{Age, VirtqueueStats, WorkerStats};
-use crate::kern::cpu;
+use crate::kern::cpu::{self, CpuList};
 use crate::kern::error::malformed;
 use crate::kern::served::Served;
 use crate::kern::sysfs::{Attribute, Content, Directory, Parent, Text};
 use crate::kern::thread::Thread;
 use core::fmt::{self, Write};
 use kernel::prelude::*;
-use kernel::str::{CStr, CString};
+use kernel::str::CStr;
 use kernel::sync::Arc;
 
 /// A name that user space or another part of the kernel chose, ended by a zero: printed so that it
@@ -98,7 +98,7 @@ fn write_lines<T>(
     Ok(())
 }
 
-static WORKER_FILES: [Attribute<WorkerFiles>; 7] = [
+static WORKER_FILES: [Attribute<WorkerFiles>; 9] = [
     Attribute::read_only(c"cpu", |files, text| {
         Ok(writeln!(text, "{}", files.thread.cpu())?)
     }),
@@ -108,11 +108,7 @@ static WORKER_FILES: [Attribute<WorkerFiles>; 7] = [
             files.thread.write_cpus(text);
             Ok(())
         },
-        |files, text| {
-            let list = core::str::from_utf8(text).map_err(|_| EINVAL)?;
-            let list = CString::try_from_fmt(format_args!("{}", list.trim_end()))?;
-            files.thread.set_cpus(&list)
-        },
+        |files, text| files.thread.set_cpus(&CpuList::parse(text)?),
     ),
     Attribute::read_only(c"node", |files, text| {
         Ok(writeln!(text, "{}", cpu::node(files.thread.cpu()))?)
@@ -120,6 +116,22 @@ static WORKER_FILES: [Attribute<WorkerFiles>; 7] = [
     Attribute::read_only(c"pid", |files, text| {
         Ok(writeln!(text, "{}", files.thread.pid())?)
     }),
+    Attribute::read_write(
+        c"nice",
+        |files, text| Ok(writeln!(text, "{}", files.thread.nice())?),
+        |files, text| {
+            let nice = abi::parse_signed(text).map_err(malformed)?;
+            files.thread.set_nice(nice)
+        },
+    ),
+    Attribute::read_write(
+        c"priority",
+        |files, text| Ok(writeln!(text, "{}", files.thread.priority())?),
+        |files, text| {
+            let priority = abi::parse_number(text).map_err(malformed)?;
+            files.thread.set_priority(priority)
+        },
+    ),
     Attribute::read_write(
         c"locked",
         |files, text| {
@@ -168,6 +180,8 @@ impl WorkerFiles {
         self.thread.write_cpus(text);
         writeln!(text, "node:{}", cpu::node(self.thread.cpu()))?;
         writeln!(text, "pid:{}", self.thread.pid())?;
+        writeln!(text, "nice:{}", self.thread.nice())?;
+        writeln!(text, "priority:{}", self.thread.priority())?;
         writeln!(text, "locked:{}", u8::from(self.pool.is_locked(id)?))?;
         writeln!(text, "default:{}", u8::from(self.pool.is_default(id)))?;
         write_lines(text, WORKER_COUNTERS, |read| read(&self.worker.stats))?;

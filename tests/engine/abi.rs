@@ -6,8 +6,8 @@ use std::fmt;
 
 use proptest::prelude::*;
 use vhost_iocm_engine::engine::abi::{
-    parse_cpu, parse_flag, parse_mode, parse_number, parse_removal, parse_worker, write_list,
-    DeviceId, Malformed, VirtqueueId, WorkerId,
+    parse_cpu_list, parse_flag, parse_mode, parse_number, parse_removal, parse_signed,
+    parse_worker, write_list, DeviceId, Malformed, VirtqueueId, WorkerId,
 };
 use vhost_iocm_engine::engine::sched::polling::Mode;
 
@@ -120,6 +120,62 @@ fn a_number_has_digits_only_and_may_be_too_large() {
     }
 }
 
+/// The ranges of a list of CPUs.
+fn cpu_list(text: &[u8]) -> Result<Vec<(u32, u32)>, Malformed> {
+    let mut ranges = Vec::new();
+    parse_cpu_list(text, |first, last| {
+        ranges.push((first, last));
+        Ok(())
+    })
+    .map(|()| ranges)
+}
+
+#[test]
+fn a_list_of_cpus_has_numbers_and_ranges() {
+    assert_eq!(cpu_list(b"3"), Ok(vec![(3, 3)]));
+    assert_eq!(cpu_list(b"2-3\n"), Ok(vec![(2, 3)]));
+    assert_eq!(cpu_list(b"0,2"), Ok(vec![(0, 0), (2, 2)]));
+    assert_eq!(cpu_list(b"7-7,0-3,1\n"), Ok(vec![(7, 7), (0, 3), (1, 1)]));
+    assert_eq!(
+        cpu_list(b"4294967295,99999999999-99999999999"),
+        Ok(vec![(u32::MAX, u32::MAX); 2])
+    );
+}
+
+#[test]
+fn what_is_no_list_of_cpus_is_malformed() {
+    for text in [
+        "", "\n", ",", "1,", ",1", "1,,2", "1-", "-1", "1-2-3", "3-2", "1 2", " 1", "1 ", "1, 2",
+        "1-2\n\n", "1\n2", "0-7:1/2", "all", "N", "0x1", "1\0", "w.0", "--1", "+1",
+    ] {
+        assert_eq!(cpu_list(text.as_bytes()), Err(Malformed), "{text:?}");
+    }
+}
+
+#[test]
+fn who_takes_a_list_of_cpus_may_refuse_it() {
+    #[derive(Debug, PartialEq)]
+    enum Refused {
+        Text,
+        Range(u32, u32),
+    }
+    impl From<Malformed> for Refused {
+        fn from(_: Malformed) -> Self {
+            Self::Text
+        }
+    }
+    let refuse = |first, last| match first {
+        5 => Err(Refused::Range(first, last)),
+        _ => Ok(()),
+    };
+    assert_eq!(
+        parse_cpu_list(b"1,5-8,x", refuse),
+        Err(Refused::Range(5, 8))
+    );
+    assert_eq!(parse_cpu_list(b"1,x,5-8", refuse), Err(Refused::Text));
+    assert_eq!(parse_cpu_list(b"1,6-8", refuse), Ok(()));
+}
+
 #[test]
 fn what_is_printed_for_a_mode_is_read_as_that_mode() {
     for mode in [Mode::Never, Mode::Always, Mode::Auto] {
@@ -146,17 +202,17 @@ fn a_cpu_is_a_signed_number_with_or_without_a_newline() {
     ];
     for (text, cpu) in texts {
         let shown = String::from_utf8_lossy(text);
-        assert_eq!(parse_cpu(text), Ok(cpu), "{shown:?}");
+        assert_eq!(parse_signed(text), Ok(cpu), "{shown:?}");
     }
 }
 
 #[test]
 fn a_number_that_is_too_long_is_out_of_range_and_not_malformed() {
     for text in ["2147483649", "4294967296", "18446744073709551616"] {
-        let out_of_range = parse_cpu(text.as_bytes()).expect("a number");
+        let out_of_range = parse_signed(text.as_bytes()).expect("a number");
         assert_eq!(out_of_range, i32::MAX, "{text}");
         let negative = format!("-{text}");
-        let out_of_range = parse_cpu(negative.as_bytes()).expect("a number");
+        let out_of_range = parse_signed(negative.as_bytes()).expect("a number");
         assert_eq!(out_of_range, i32::MIN, "{negative}");
     }
 }
@@ -189,7 +245,7 @@ fn what_is_not_exactly_one_number_is_malformed() {
     ];
     for text in texts {
         let shown = String::from_utf8_lossy(text);
-        assert_eq!(parse_cpu(text), Err(Malformed), "{shown:?}");
+        assert_eq!(parse_signed(text), Err(Malformed), "{shown:?}");
     }
 }
 
@@ -304,8 +360,25 @@ proptest! {
     }
 
     #[test]
+    fn what_is_printed_for_a_list_of_cpus_is_read_as_that_list(
+        ranges in prop::collection::vec((0u32.., 0u32..).prop_map(|(a, b)| (a.min(b), a.max(b))), 1..8)
+    ) {
+        let text: Vec<_> = ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect();
+        prop_assert_eq!(cpu_list(text.join(",").as_bytes()), Ok(ranges));
+    }
+
+    #[test]
+    fn no_text_makes_a_list_of_cpus_go_wrong(text in "[-0-9,\n ]{0,12}") {
+        if let Ok(ranges) = cpu_list(text.as_bytes()) {
+            prop_assert!(!ranges.is_empty());
+            prop_assert!(ranges.iter().all(|(first, last)| first <= last));
+            prop_assert!(!text.contains(' '));
+        }
+    }
+
+    #[test]
     fn what_is_printed_for_a_number_is_read_as_that_number(cpu: i32) {
-        prop_assert_eq!(parse_cpu(cpu.to_string().as_bytes()), Ok(cpu));
+        prop_assert_eq!(parse_signed(cpu.to_string().as_bytes()), Ok(cpu));
     }
 
     #[test]
@@ -338,7 +411,7 @@ proptest! {
             }
             text.parse::<i32>().ok()
         };
-        prop_assert_eq!(parse_cpu(&text).ok(), naive());
+        prop_assert_eq!(parse_signed(&text).ok(), naive());
     }
 
     #[test]
@@ -361,5 +434,5 @@ proptest! {
 
 #[test]
 fn the_smallest_number_of_32_bits_is_read_as_itself() {
-    assert_eq!(parse_cpu(b"-2147483648"), Ok(i32::MIN));
+    assert_eq!(parse_signed(b"-2147483648"), Ok(i32::MIN));
 }

@@ -151,11 +151,16 @@ impl Control {
         anyhow::bail!("no device has the backend {interface}")
     }
 
-    /// Creates a worker and returns its name.
+    /// Creates a worker, for a CPU or for any (-1), and returns its name.
     pub fn create_worker(&self, cpu: i32) -> Result<String> {
+        self.create_worker_on(&cpu.to_string())
+    }
+
+    /// Creates a worker for the CPUs of a list, and returns its name.
+    pub fn create_worker_on(&self, cpus: &str) -> Result<String> {
         // What others created before must not be taken for it.
         self.read_list("worker/create")?;
-        self.set("worker/create", &cpu.to_string())?;
+        self.set("worker/create", cpus)?;
         let created = self.read_list("worker/create")?;
         ensure!(
             created.len() == 1,

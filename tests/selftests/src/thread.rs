@@ -58,11 +58,33 @@ impl Thread {
 
     /// The CPU on which it ran last.
     pub fn last_cpu(self) -> Result<i32> {
+        self.stat_field(39)
+    }
+
+    /// Its nice value.
+    pub fn nice(self) -> Result<i32> {
+        self.stat_field(19)
+    }
+
+    /// Its real-time priority, or 0.
+    pub fn real_time_priority(self) -> Result<u32> {
+        self.stat_field(40)
+    }
+
+    /// How it is scheduled: 0 is `SCHED_OTHER`, 1 is `SCHED_FIFO`.
+    pub fn policy(self) -> Result<u32> {
+        self.stat_field(41)
+    }
+
+    /// A field of `stat`, by its number in proc(5).
+    fn stat_field<T: std::str::FromStr>(self, number: usize) -> Result<T> {
         let stat = self.read("stat")?;
-        // The name in parentheses may hold anything; the processor is the 37th field behind it.
+        // The name in parentheses, the second field, may hold anything.
         let fields = stat.rsplit_once(") ").context("malformed stat")?.1;
-        let field = fields.split(' ').nth(36).context("short stat")?;
-        Ok(field.parse()?)
+        let field = fields.split_whitespace().nth(number - 3);
+        field
+            .and_then(|field| field.parse().ok())
+            .with_context(|| format!("no field {number} in stat"))
     }
 }
 

@@ -16,7 +16,8 @@ use vhost_iocm_selftests::traffic::Background;
 
 /// Texts that are no list of CPUs.
 const MALFORMED: &[&str] = &[
-    "\n", "x", "0-", "-", "-1", "1-0", "0 1", "0x1", "w.0", "0\0", "0\n\n", "0,x",
+    "\n", "x", "0-", "-", "-1", "1-0", "0 1", "0x1", "w.0", "0\0", "0\n\n", "0,x", "0,", "0-0-0",
+    "all", "0-1:1/2",
 ];
 
 pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control) {
@@ -29,13 +30,12 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         control.restore()?;
         for cpu in [-1, 0] {
             let worker = control.create_worker(cpu)?;
+            let file = format!("worker/{worker}/cpus");
             for text in MALFORMED {
-                expect_refused(
-                    control,
-                    &format!("worker/{worker}/cpus"),
-                    text,
-                    Errno::EINVAL,
-                )?;
+                expect_refused(control, &file, text, Errno::EINVAL)?;
+            }
+            for text in ["65536", "0-65536", "0,99999999999"] {
+                expect_refused(control, &file, text, Errno::ERANGE)?;
             }
         }
         control.restore().map(drop)

@@ -32,6 +32,8 @@ const FILES: &[(&str, u32)] = &[
     ("worker/w.N/cpus", READ_WRITE),
     ("worker/w.N/node", READ),
     ("worker/w.N/pid", READ),
+    ("worker/w.N/nice", READ_WRITE),
+    ("worker/w.N/priority", READ_WRITE),
     ("worker/w.N/locked", READ_WRITE),
     ("worker/w.N/dev_list", READ),
     ("worker/w.N/status", READ),
@@ -51,7 +53,7 @@ const FILES: &[(&str, u32)] = &[
 
 /// Lines of the status files beside the counters.
 const WORKER_STATUS: &[&str] = &[
-    "cpu", "cpus", "node", "pid", "locked", "default", "dev_list",
+    "cpu", "cpus", "node", "pid", "nice", "priority", "locked", "default", "dev_list",
 ];
 const DEVICE_STATUS: &[&str] = &[
     "worker",

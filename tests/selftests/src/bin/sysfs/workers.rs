@@ -12,6 +12,7 @@ use vhost_iocm_selftests::device::Device;
 use vhost_iocm_selftests::ktap::{skip, Outcome, Suite};
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::options::{Flavour, Options};
+use vhost_iocm_selftests::parameter::{self, Parameter};
 use vhost_iocm_selftests::refusal::{expect_refused, MALFORMED_WORKERS};
 use vhost_iocm_selftests::thread::Thread;
 use vhost_iocm_selftests::traffic::{Background, Direction, Traffic};
@@ -78,15 +79,131 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         },
     );
 
+    suite.case("a worker is created on the CPUs of a list", move || {
+        if cpu::count()? < 2 {
+            return skip("needs two CPUs");
+        }
+        control.restore()?;
+        for (text, cpus, cpu) in [
+            ("0-1\n", "0-1", -1),
+            ("1,0", "0-1", -1),
+            ("1-1", "1", 1),
+            ("0,0-0", "0", 0),
+        ] {
+            let worker = control.create_worker_on(text)?;
+            expect_cpu(control, &worker, cpu)?;
+            let said = control.read_line(&format!("worker/{worker}/cpus"))?;
+            ensure!(said == cpus, "{text:?} made a worker on {said}");
+            let thread = Thread::parse(&control.read_line(&format!("worker/{worker}/pid"))?)?;
+            let allowed = thread.allowed_cpus()?;
+            ensure!(
+                allowed == cpus,
+                "the thread of {worker} may run on {allowed}, expected {cpus}"
+            );
+        }
+        control.restore()?;
+        Ok(Outcome::Pass)
+    });
+
+    suite.case("a worker has the nice value that is set", move || {
+        control.restore()?;
+        let parameter = Parameter::set("worker_nice", "-5")?;
+        let worker = control.create_worker(-1)?;
+        drop(parameter);
+        let file = format!("worker/{worker}/nice");
+        let thread = Thread::parse(&control.read_line(&format!("worker/{worker}/pid"))?)?;
+        let expect = |nice: &str| {
+            let said = control.read_line(&file)?;
+            let found = thread.nice()?.to_string();
+            ensure!(
+                said == nice && found == nice,
+                "nice says {said}, the thread has {found}, expected {nice}"
+            );
+            Ok(())
+        };
+        expect("-5").context("from the parameter")?;
+        for nice in ["19", "-20", "0", "7"] {
+            control.set(&file, nice)?;
+            expect(nice)?;
+        }
+        for text in ["\n", "x", "1x", "+1", " 1", "1.0"] {
+            expect_refused(control, &file, text, Errno::EINVAL)?;
+        }
+        for text in ["20", "-21", "99999999999"] {
+            expect_refused(control, &file, text, Errno::ERANGE)?;
+        }
+        for text in ["20", "-21", "x"] {
+            let answer = parameter::write("worker_nice", text);
+            ensure!(
+                answer == Err(Errno::EINVAL),
+                "worker_nice took {text}: {answer:?}"
+            );
+        }
+        control.restore().map(drop)
+    });
+
+    suite.case(
+        "a worker has the real-time priority that is set",
+        move || {
+            control.restore()?;
+            let parameter = Parameter::set("worker_priority", "3")?;
+            let worker = control.create_worker(-1)?;
+            drop(parameter);
+            let file = format!("worker/{worker}/priority");
+            let thread = Thread::parse(&control.read_line(&format!("worker/{worker}/pid"))?)?;
+            let expect = |priority: &str| {
+                let said = control.read_line(&file)?;
+                let found = (thread.real_time_priority()?, thread.policy()?);
+                // SCHED_OTHER and SCHED_FIFO.
+                let policy = u32::from(priority != "0");
+                ensure!(
+                    said == priority && found == (priority.parse()?, policy),
+                    "priority says {said}, the thread has {found:?}, expected {priority}"
+                );
+                Ok(())
+            };
+            expect("3").context("from the parameter")?;
+            control.set(&format!("worker/{worker}/nice"), "4")?;
+            for priority in ["1", "99", "0", "50"] {
+                control.set(&file, priority)?;
+                expect(priority)?;
+            }
+            control.set("worker/default", &worker)?;
+            let mut nic = Nic::new(&options.node, NicOptions::default())?;
+            Traffic::new(&mut nic, Direction::Both)?.run(20)?;
+            drop(nic);
+            control.set(&file, "0")?;
+            expect("0")?;
+            let nice = control.read_line(&format!("worker/{worker}/nice"))?;
+            ensure!(nice == "4", "the nice value is {nice} afterwards, it was 4");
+            for text in ["\n", "x", "-1", "1x", "fifo"] {
+                expect_refused(control, &file, text, Errno::EINVAL)?;
+            }
+            for text in ["100", "99999999999"] {
+                expect_refused(control, &file, text, Errno::ERANGE)?;
+            }
+            control.restore().map(drop)
+        },
+    );
+
     suite.case("bad CPUs are refused when a worker is created", move || {
         control.restore()?;
         control.read_list("worker/create")?;
         for text in [
-            "\n", "x", "1x", "0x0", "1 2", "--1", "-", "+", "0\0", " ", "w.0",
+            "\n", "x", "1x", "0x0", "1 2", "--1", "-", "+", "0\0", " ", "w.0", ",", "0,", "0,,0",
+            "0-", "1-0", "-1,0", "0,-1", "0-0-0", "all", "0-1:1/2", "0, 0",
         ] {
             expect_refused(control, "worker/create", text, Errno::EINVAL)?;
         }
-        for text in ["-2", "-2147483648", "65536", "2147483647"] {
+        for text in [
+            "-2",
+            "-2147483648",
+            "65536",
+            "2147483647",
+            "0,65536",
+            "0-65536",
+            "0-99999999999",
+        ] {
             expect_refused(control, "worker/create", text, Errno::ERANGE)?;
         }
         let told = control.read_list("worker/create")?;
