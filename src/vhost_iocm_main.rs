@@ -8,6 +8,7 @@ pub mod engine;
 pub mod kern;
 pub mod vhost;
 
+use kern::affinity::Hotplug;
 use kern::control::Control;
 use kern::misc::{device_name, Registration};
 use kernel::prelude::*;
@@ -28,11 +29,12 @@ module! {
 }
 
 /// The module, in the order in which its parts go: nobody opens the node any more, then the
-/// workers end, then the class goes in which they were shown.
+/// workers end, then the class goes in which they were shown, and CPUs are not followed any more.
 struct Module {
     _node: Pin<KBox<Registration<VhostNet>>>,
     _workers: Workers,
     _control: Control<Pool>,
+    _hotplug: Hotplug,
 }
 
 /// The workers, as long as the module is loaded.
@@ -46,6 +48,7 @@ impl Drop for Workers {
 
 impl kernel::Module for Module {
     fn init(module: &'static ThisModule) -> Result<Self> {
+        let hotplug = Hotplug::new()?;
         let pool = Pool::new()?;
         let control = Control::new(pool.clone())?;
         let workers = Workers(pool.clone());
@@ -59,6 +62,7 @@ impl kernel::Module for Module {
             _node: node,
             _workers: workers,
             _control: control,
+            _hotplug: hotplug,
         })
     }
 }

@@ -3,6 +3,7 @@
 //! Abstractions over the kernel: everything that is unsafe, every binding, every errno. What is
 //! public here is safe to use from `vhost`.
 
+pub mod affinity;
 mod bindings;
 pub mod control;
 pub mod cpu;

@@ -177,6 +177,12 @@ impl<T: Content> Directory<T> {
     }
 }
 
+impl<T: Content> Directory<T> {
+    pub(super) fn kobject(&self) -> *mut bindings::kobject {
+        self.0.kobject.get()
+    }
+}
+
 impl<T: Content> Deref for Directory<T> {
     type Target = T;
 

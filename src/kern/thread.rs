@@ -2,12 +2,13 @@
 
 //! Kernel threads.
 
+use super::affinity::Affinity;
 use super::bindings as shim;
 use super::cpu::CpuList;
 use super::inbox::Inbox;
 use super::mm::Adopted;
 use super::served::Service;
-use super::sysfs::Text;
+use super::sysfs::{Content, Directory, Text};
 use kernel::bindings;
 use kernel::error::{from_err_ptr, to_result};
 use kernel::prelude::*;
@@ -32,6 +33,7 @@ pub trait Body: Send + Sync + 'static {
 pub struct Current {
     /// The address space that the thread is in.
     pub mm: Adopted,
+    affinity: Arc<Affinity>,
 }
 
 impl Current {
@@ -64,8 +66,10 @@ impl Current {
         unsafe { shim::iocm_relax() };
     }
 
-    /// Lets others run, between two slices.
+    /// Lets others run, between two slices, and notes on which CPUs the thread may run now.
     pub fn breathe(&self) {
+        // SAFETY: The affinity is this thread's, see `main`.
+        unsafe { self.affinity.look() };
         // SAFETY: The thread holds neither locks nor an RCU read section between slices.
         unsafe { shim::iocm_breathe() };
     }
@@ -91,11 +95,17 @@ pub struct Urgency {
 ///
 /// # Invariants
 ///
-/// `task` is the thread, to which this object owns a reference; the thread borrows `body` until it
-/// has ended.
+/// `task` is the thread, to which this object owns a reference; the thread borrows `shared` until
+/// it has ended.
 pub struct Thread<B: Body> {
     task: ARef<Task>,
+    shared: KBox<Shared<B>>,
+}
+
+/// What a thread is given when it starts.
+struct Shared<B: Body> {
     body: Arc<B>,
+    affinity: Arc<Affinity>,
 }
 
 impl<B: Body> Thread<B> {
@@ -103,35 +113,36 @@ impl<B: Body> Thread<B> {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, `EINTR` when the process is being killed.
+    /// `ENOMEM`, `EINTR` when the process is being killed, `ENODEV` when none of the CPUs is online
+    /// any more.
     pub fn spawn(
         name: &CStr,
         cpus: Option<&CpuList>,
         urgency: Urgency,
         body: Arc<B>,
     ) -> Result<Self> {
-        // SAFETY: `main` accepts a pointer to a body, which stays valid: this object keeps it
-        // until the thread has ended. The name is copied.
+        let affinity = Arc::new(Affinity::new()?, GFP_KERNEL)?;
+        let shared = KBox::new(Shared { body, affinity }, GFP_KERNEL)?;
+        // SAFETY: `main` accepts a pointer to what is shared, which stays valid: this object keeps
+        // it until the thread has ended. The name is copied.
         let task = from_err_ptr(unsafe {
             bindings::kthread_create_on_node(
                 Some(Self::main),
-                Arc::as_ptr(&body).cast_mut().cast(),
+                (&raw const *shared).cast_mut().cast(),
                 bindings::NUMA_NO_NODE,
                 c"%s".as_char_ptr(),
                 name.as_char_ptr(),
             )
         })?;
-        if let Some(cpus) = cpus {
-            // SAFETY: The thread was not woken yet, and the list has a possible CPU by its
-            // invariant.
-            unsafe { shim::iocm_task_bind(task, cpus.as_raw()) };
-        }
         // SAFETY: The thread lives, since it was not woken yet.
         let task = unsafe { &*task.cast::<Task>() };
         let task: ARef<Task> = task.into();
-        body.inbox().set_reader(task.clone());
-        // INVARIANT: A reference was taken above, and `body` is kept here.
-        let thread = Self { task, body };
+        shared.body.inbox().set_reader(task.clone());
+        // INVARIANT: A reference was taken above, and `shared` is kept here.
+        let thread = Self { task, shared };
+        // SAFETY: The thread was made above, and its structure is valid as long as this object is,
+        // which leaves it alone before it goes.
+        unsafe { thread.shared.affinity.begin(&thread.task, cpus) }?;
         thread.set_nice(urgency.nice)?;
         thread.set_priority(urgency.priority)?;
         thread.task.wake_up();
@@ -162,8 +173,32 @@ impl<B: Body> Thread<B> {
     ///
     /// `ENODEV` when none of them is online any more.
     pub fn set_cpus(&self, cpus: &CpuList) -> Result {
-        // SAFETY: By the type invariant the thread's structure is valid; the mask is borrowed.
-        to_result(unsafe { shim::iocm_task_set_cpus(self.task.as_ptr(), cpus.as_raw()) })
+        self.shared.affinity.set(cpus)
+    }
+
+    /// Whether none of the CPUs is online on which the thread is to run, so that it runs on
+    /// others until one comes back.
+    pub fn is_displaced(&self) -> bool {
+        self.shared.affinity.is_displaced()
+    }
+
+    /// The CPUs on which the thread is to run, as a list of ranges.
+    pub fn write_wanted_cpus(&self, text: &mut Text<'_>) {
+        self.shared.affinity.write_wanted(text);
+    }
+
+    /// Wakes those who poll a file of `directory` when what [`Thread::is_displaced`] says
+    /// changes.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` when there is no such file.
+    pub fn announce_displacement<T: Content>(
+        &self,
+        directory: &Directory<T>,
+        file: &CStr,
+    ) -> Result {
+        self.shared.affinity.announce(directory, file)
     }
 
     /// The nice value, from -20 to 19. It counts while there is no real-time priority.
@@ -212,25 +247,27 @@ impl<B: Body> Thread<B> {
     ///
     /// Called by the kernel as the function of a thread, with the pointer that `spawn` passed.
     unsafe extern "C" fn main(data: *mut kernel::ffi::c_void) -> kernel::ffi::c_int {
-        // SAFETY: `spawn` passes a body that is kept until this thread has ended.
-        let body = unsafe { &*data.cast::<B>() };
+        // SAFETY: `spawn` passes what is kept until this thread has ended.
+        let shared = unsafe { &*data.cast::<Shared<B>>() };
         // SAFETY: The function changes a flag of the current thread under its lock.
         unsafe { shim::iocm_allow_affinity() };
         let mut current = Current {
             // SAFETY: A thread of this module has no address space of its own, and this is the
             // only place where its way into others is made.
             mm: unsafe { Adopted::new() },
+            affinity: shared.affinity.clone(),
         };
-        body.run(&mut current);
+        shared.body.run(&mut current);
         0
     }
 }
 
 impl<B: Body> Drop for Thread<B> {
     fn drop(&mut self) {
+        self.shared.affinity.end();
         // Whoever found the inbox before the last object left it has pushed when this returns, so
         // the thread finds it when it looks for the last time.
-        self.body.inbox().use_ends();
+        self.shared.body.inbox().use_ends();
         // SAFETY: By the type invariant the structure is valid. A thread that was never run does
         // not run any more, one that runs has ended when this returns.
         unsafe { bindings::kthread_stop(self.task.as_ptr()) };

@@ -74,8 +74,6 @@ u16 iocm_page_read_u16(struct page *page, unsigned int offset);
 void iocm_allow_affinity(void);
 int iocm_task_cpu(struct task_struct *task);
 size_t iocm_task_cpus(struct task_struct *task, char *text, size_t size);
-void iocm_task_bind(struct task_struct *task, const struct cpumask *mask);
-int iocm_task_set_cpus(struct task_struct *task, const struct cpumask *mask);
 int iocm_task_nice(struct task_struct *task);
 void iocm_task_set_nice(struct task_struct *task, int nice);
 unsigned int iocm_task_priority(struct task_struct *task);
@@ -93,6 +91,24 @@ int iocm_cpu_node(int cpu);
 u64 iocm_cycles(void);
 u64 iocm_now(void);
 u64 iocm_to_cycles(u64 nanoseconds);
+
+/* affinity.c: the CPUs of threads, kept over CPU hotplug */
+
+struct iocm_affinity;
+
+int iocm_affinity_register(void);
+void iocm_affinity_unregister(void);
+struct iocm_affinity *iocm_affinity_alloc(void);
+void iocm_affinity_free(struct iocm_affinity *affinity);
+int iocm_affinity_begin(struct iocm_affinity *affinity, struct task_struct *task,
+			const struct cpumask *mask);
+void iocm_affinity_end(struct iocm_affinity *affinity);
+int iocm_affinity_set(struct iocm_affinity *affinity, const struct cpumask *mask);
+void iocm_affinity_look(struct iocm_affinity *affinity);
+bool iocm_affinity_displaced(struct iocm_affinity *affinity);
+size_t iocm_affinity_wanted(struct iocm_affinity *affinity, char *text, size_t size);
+int iocm_affinity_announce(struct iocm_affinity *affinity, struct kobject *directory,
+			   const char *name);
 
 /* trace.c: trace events */
 

@@ -2,10 +2,8 @@
 /*
  * Threads and processors, where the kernel offers macros and static inlines only.
  */
-#include <linux/cpu.h>
 #include <linux/cpumask.h>
 #include <linux/hrtimer.h>
-#include <linux/kthread.h>
 #include <linux/math64.h>
 #include <linux/processor.h>
 #include <linux/rcupdate.h>
@@ -54,31 +52,6 @@ int iocm_task_cpu(struct task_struct *task)
 size_t iocm_task_cpus(struct task_struct *task, char *text, size_t size)
 {
 	return scnprintf(text, size, "%*pbl\n", cpumask_pr_args(task->cpus_ptr));
-}
-
-/* Lets @task, which was not woken yet, run on the CPUs of @mask, of which there is at least one. */
-void iocm_task_bind(struct task_struct *task, const struct cpumask *mask)
-{
-	kthread_bind(task, cpumask_first(mask));
-	/* Fails when all of them went offline meanwhile: the scheduler chooses another then. */
-	set_cpus_allowed_ptr(task, mask);
-}
-
-/*
- * Lets @task run on the CPUs of @mask. Fails with ENODEV when none of them is online, which may
- * have been otherwise when the caller looked.
- */
-int iocm_task_set_cpus(struct task_struct *task, const struct cpumask *mask)
-{
-	int err;
-
-	cpus_read_lock();
-	if (cpumask_intersects(mask, cpu_online_mask))
-		err = set_cpus_allowed_ptr(task, mask);
-	else
-		err = -ENODEV;
-	cpus_read_unlock();
-	return err;
 }
 
 /* The nice value of @task, which counts while it has no real-time priority. */

@@ -60,8 +60,12 @@ impl WorkerDirectory {
             worker,
             thread,
         };
+        let directory = Directory::new(Parent::Worker, format_args!("{id}"), files)?;
+        directory
+            .thread
+            .announce_displacement(&directory, c"displaced")?;
         Ok(Self {
-            _directory: Directory::new(Parent::Worker, format_args!("{id}"), files)?,
+            _directory: directory,
         })
     }
 }
@@ -98,7 +102,7 @@ fn write_lines<T>(
     Ok(())
 }
 
-static WORKER_FILES: [Attribute<WorkerFiles>; 9] = [
+static WORKER_FILES: [Attribute<WorkerFiles>; 11] = [
     Attribute::read_only(c"cpu", |files, text| {
         Ok(writeln!(text, "{}", files.thread.cpu())?)
     }),
@@ -110,6 +114,13 @@ static WORKER_FILES: [Attribute<WorkerFiles>; 9] = [
         },
         |files, text| files.thread.set_cpus(&CpuList::parse(text)?),
     ),
+    Attribute::read_only(c"wanted_cpus", |files, text| {
+        files.thread.write_wanted_cpus(text);
+        Ok(())
+    }),
+    Attribute::read_only(c"displaced", |files, text| {
+        Ok(writeln!(text, "{}", u8::from(files.thread.is_displaced()))?)
+    }),
     Attribute::read_only(c"node", |files, text| {
         Ok(writeln!(text, "{}", cpu::node(files.thread.cpu()))?)
     }),
@@ -178,6 +189,9 @@ impl WorkerFiles {
         writeln!(text, "cpu:{}", self.thread.cpu())?;
         write!(text, "cpus:")?;
         self.thread.write_cpus(text);
+        write!(text, "wanted_cpus:")?;
+        self.thread.write_wanted_cpus(text);
+        writeln!(text, "displaced:{}", u8::from(self.thread.is_displaced()))?;
         writeln!(text, "node:{}", cpu::node(self.thread.cpu()))?;
         writeln!(text, "pid:{}", self.thread.pid())?;
         writeln!(text, "nice:{}", self.thread.nice())?;

@@ -262,11 +262,13 @@ fn is_stable(path: &Path) -> bool {
         "cpu",
         "dev",
         "dev_list",
+        "displaced",
         "node",
         "nr_iocores",
         "owner",
         "pid",
         "vq_list",
+        "wanted_cpus",
     ];
     let name = path.file_name().unwrap_or_default();
     let writable = fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o200 != 0);

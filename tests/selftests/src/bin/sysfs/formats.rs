@@ -30,6 +30,8 @@ const FILES: &[(&str, u32)] = &[
     ("worker/default", READ_WRITE),
     ("worker/w.N/cpu", READ),
     ("worker/w.N/cpus", READ_WRITE),
+    ("worker/w.N/wanted_cpus", READ),
+    ("worker/w.N/displaced", READ),
     ("worker/w.N/node", READ),
     ("worker/w.N/pid", READ),
     ("worker/w.N/nice", READ_WRITE),
@@ -53,7 +55,17 @@ const FILES: &[(&str, u32)] = &[
 
 /// Lines of the status files beside the counters.
 const WORKER_STATUS: &[&str] = &[
-    "cpu", "cpus", "node", "pid", "nice", "priority", "locked", "default", "dev_list",
+    "cpu",
+    "cpus",
+    "wanted_cpus",
+    "displaced",
+    "node",
+    "pid",
+    "nice",
+    "priority",
+    "locked",
+    "default",
+    "dev_list",
 ];
 const DEVICE_STATUS: &[&str] = &[
     "worker",

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Workers: creating, removing, locking, electing and placing them.
 
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{bail, ensure, Context, Result};
 use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::unistd::Pid;
 use vhost_iocm_selftests::control::Control;
 use vhost_iocm_selftests::cpu;
@@ -215,9 +219,20 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         offline_cpu(control)
     });
 
-    suite.case("a worker outlives its CPU", move || {
-        lost_cpu(options, control)
-    });
+    suite.case(
+        "a worker outlives its CPU, and goes back to it",
+        move || lost_cpu(options, control),
+    );
+
+    suite.case(
+        "who polls a worker's displaced is told when its CPU goes and comes",
+        move || told_of_lost_cpu(control),
+    );
+
+    suite.case(
+        "a worker goes back to its CPU unless an operator moved it",
+        move || lost_cpu_and_operators(control),
+    );
 
     suite.case("there are at most 1024 workers", move || {
         if Flavour::of_environment() == Flavour::Debug {
@@ -485,7 +500,12 @@ fn lost_cpu(options: &Options, control: &Control) -> Result<Outcome> {
         let mut outcome = Outcome::Pass;
         let done = (|| {
             traffic.advance(20)?;
-            outcome = while_offline(|_| traffic.advance(20))?;
+            expect_place(control, &worker, last, &last.to_string(), false)?;
+            outcome = while_offline(|cpu| {
+                expect_place(control, &worker, -1, &cpu.to_string(), true)?;
+                traffic.advance(20)
+            })?;
+            expect_place(control, &worker, last, &last.to_string(), false)?;
             traffic.advance(20)
         })();
         traffic.conclude(done)?;
@@ -494,6 +514,106 @@ fn lost_cpu(options: &Options, control: &Control) -> Result<Outcome> {
     drop(nic);
     control.restore()?;
     outcome
+}
+
+/// Checks where a worker may run, where it is wanted, and whether it is displaced.
+fn expect_place(
+    control: &Control,
+    worker: &str,
+    cpu: i32,
+    wanted: &str,
+    displaced: bool,
+) -> Result<()> {
+    let found = control.read_line(&format!("worker/{worker}/wanted_cpus"))?;
+    ensure!(
+        found == wanted,
+        "{worker} is wanted on {found}, expected {wanted}"
+    );
+    let found = control.read_line(&format!("worker/{worker}/displaced"))?;
+    ensure!(
+        found == u8::from(displaced).to_string(),
+        "displaced of {worker} is {found}"
+    );
+    expect_cpu(control, worker, cpu)
+}
+
+/// A sleeping worker loses its CPU, and those who poll its file are told.
+fn told_of_lost_cpu(control: &Control) -> Result<Outcome> {
+    control.restore()?;
+    let last = std::thread::available_parallelism()?.get() as i32 - 1;
+    let name = last.to_string();
+    let worker = control.create_worker(last)?;
+    let file = File::open(control.path(&format!("worker/{worker}/displaced")))?;
+    let expect_told = |told: bool| {
+        let mut entries = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
+        let patience = if told {
+            PollTimeout::try_from(wait::patience())?
+        } else {
+            PollTimeout::ZERO
+        };
+        let count = poll(&mut entries, patience)?;
+        ensure!(
+            (count == 1) == told,
+            "{count} files are ready, expected {told}"
+        );
+        // Reading is what makes the next change count.
+        file.read_at(&mut [0; 8], 0)?;
+        Ok(())
+    };
+    file.read_at(&mut [0; 8], 0)?;
+    expect_told(false)?;
+    let outcome = while_offline(|_| {
+        expect_told(true).context("after the CPU went")?;
+        expect_place(control, &worker, -1, &name, true)?;
+        expect_told(false)
+    })?;
+    if outcome == Outcome::Pass {
+        expect_told(true).context("after the CPU came back")?;
+        expect_place(control, &worker, last, &name, false)?;
+    }
+    control.restore()?;
+    Ok(outcome)
+}
+
+/// What an operator does to a worker counts more than where it was before.
+fn lost_cpu_and_operators(control: &Control) -> Result<Outcome> {
+    control.restore()?;
+    let last = std::thread::available_parallelism()?.get() as i32 - 1;
+    let name = last.to_string();
+    if last == 0 {
+        return skip("needs two CPUs");
+    }
+    let place = |worker: &str, cpu: i32| -> Result<()> {
+        let thread = Thread::parse(&control.read_line(&format!("worker/{worker}/pid"))?)?;
+        cpu::place(Pid::from_raw(thread.id), &[cpu as usize])
+    };
+    // Written to, placed by its number, and placed there before; and one that may run on both.
+    let written = control.create_worker(last)?;
+    let placed = control.create_worker(last)?;
+    let before = control.create_worker(0)?;
+    place(&before, last)?;
+    let both = control.create_worker_on(&format!("0,{last}"))?;
+    let both_cpus = control.read_line(&format!("worker/{both}/cpus"))?;
+    let outcome = while_offline(|cpu| {
+        for worker in [&written, &placed, &before] {
+            expect_place(control, worker, -1, &name, true)?;
+        }
+        expect_place(control, &both, -1, &both_cpus, false)?;
+        let file = format!("worker/{written}/cpus");
+        expect_refused(control, &file, &cpu.to_string(), Errno::ENODEV)?;
+        control.set(&file, "0")?;
+        expect_place(control, &written, 0, "0", false)?;
+        place(&placed, 0)?;
+        expect_place(control, &placed, 0, "0", false)
+    })?;
+    if outcome == Outcome::Pass {
+        expect_place(control, &written, 0, "0", false)?;
+        expect_place(control, &placed, 0, "0", false)?;
+        expect_place(control, &before, last, &name, false)?;
+        expect_place(control, &both, -1, &both_cpus, false)?;
+    }
+    control.restore()?;
+    Ok(outcome)
 }
 
 fn taskset(options: &Options, control: &Control) -> Result<Outcome> {
