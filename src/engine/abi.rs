@@ -6,6 +6,7 @@
 //! of the original IOcm: lists are separated by tabs and end in a newline, an empty list is an
 //! empty file, `status` files have lines of `name:value`.
 
+use crate::engine::sched::placement::Rule;
 use crate::engine::sched::polling::Mode;
 use core::fmt;
 
@@ -177,6 +178,34 @@ impl fmt::Display for Mode {
             Self::Auto => "auto",
         })
     }
+}
+
+/// Reads how the worker of a new device is chosen: `default`, `least_loaded`, or `least_loaded G`
+/// with the number of a group.
+pub fn parse_rule(text: &[u8]) -> Result<Rule, Malformed> {
+    match line(text) {
+        b"default" => Ok(Rule::Default),
+        b"least_loaded" => Ok(Rule::LeastLoaded),
+        rule => {
+            let group = rule.strip_prefix(b"least_loaded ").ok_or(Malformed)?;
+            number(group).map(Rule::LeastLoadedOf)
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::LeastLoaded => f.write_str("least_loaded"),
+            Self::LeastLoadedOf(group) => write!(f, "least_loaded {group}"),
+        }
+    }
+}
+
+/// Reads the number of a group.
+pub fn parse_group(text: &[u8]) -> Result<u32, Malformed> {
+    number(line(text))
 }
 
 /// Reads `0` or `1`.

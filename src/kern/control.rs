@@ -25,6 +25,8 @@ pub enum File {
     WorkerRemove,
     /// worker/default
     WorkerDefault,
+    /// worker/placement
+    WorkerPlacement,
 }
 
 impl File {
@@ -37,6 +39,7 @@ impl File {
             shim::iocm_file_IOCM_FILE_WORKER_CREATE => Self::WorkerCreate,
             shim::iocm_file_IOCM_FILE_WORKER_REMOVE => Self::WorkerRemove,
             shim::iocm_file_IOCM_FILE_WORKER_DEFAULT => Self::WorkerDefault,
+            shim::iocm_file_IOCM_FILE_WORKER_PLACEMENT => Self::WorkerPlacement,
             _ => return Err(EIO),
         })
     }

@@ -73,10 +73,15 @@ DEVICE_FILE_SHOW(default, IOCM_FILE_WORKER_DEFAULT)
 DEVICE_FILE_STORE(default, IOCM_FILE_WORKER_DEFAULT)
 static DEVICE_ATTR_RW(default);
 
+DEVICE_FILE_SHOW(placement, IOCM_FILE_WORKER_PLACEMENT)
+DEVICE_FILE_STORE(placement, IOCM_FILE_WORKER_PLACEMENT)
+static DEVICE_ATTR_RW(placement);
+
 static struct attribute *worker_attrs[] = {
 	&dev_attr_create.attr,
 	&dev_attr_remove.attr,
 	&dev_attr_default.attr,
+	&dev_attr_placement.attr,
 	NULL,
 };
 ATTRIBUTE_GROUPS(worker);

@@ -130,6 +130,7 @@ enum iocm_file {
 	IOCM_FILE_WORKER_CREATE,
 	IOCM_FILE_WORKER_REMOVE,
 	IOCM_FILE_WORKER_DEFAULT,
+	IOCM_FILE_WORKER_PLACEMENT,
 };
 
 /* The directories, as iocm_control_directory() names them. */

@@ -7,6 +7,7 @@ use super::sysfs::WorkerDirectory;
 use super::virtqueue::Virtqueue;
 use super::worker::Worker;
 use crate::engine::abi::{self, DeviceId, VirtqueueId, WorkerId};
+use crate::engine::sched::placement::{self, Candidate, Rule};
 use crate::kern::control::{File, Files};
 use crate::kern::cpu::{self, CpuList};
 use crate::kern::error::malformed;
@@ -32,6 +33,10 @@ const CREATED_MAX: usize = 32;
 struct Employed {
     worker: Arc<Worker>,
     locked: bool,
+    /// The group to which it belongs for user space.
+    group: u32,
+    /// How many virtqueues it serves.
+    virtqueues: u32,
     // The directory goes first: its files show the thread.
     _directory: WorkerDirectory,
     thread: Arc<Thread<Worker>>,
@@ -44,26 +49,29 @@ struct Assigned {
 }
 
 impl Assigned {
-    fn move_virtqueue(&mut self, index: usize, to: WorkerId, inbox: &Arc<Inbox<Virtqueue>>) {
-        if self.workers[index] != to {
+    /// Moves a virtqueue, unless it is there; returns whether it was not.
+    fn move_virtqueue(
+        &mut self,
+        index: usize,
+        to: WorkerId,
+        inbox: &Arc<Inbox<Virtqueue>>,
+    ) -> bool {
+        let moves = self.workers[index] != to;
+        if moves {
             trace::moved(self.device.virtqueues()[index].id, self.workers[index], to);
             self.workers[index] = to;
             self.device.virtqueues()[index].set_inbox(inbox.clone());
         }
+        moves
     }
 
-    /// Moves the virtqueues that `which` chooses by their worker.
-    fn move_all(
-        &mut self,
-        to: WorkerId,
-        inbox: &Arc<Inbox<Virtqueue>>,
-        which: impl Fn(WorkerId) -> bool,
-    ) {
-        for index in 0..VIRTQUEUES {
-            if which(self.workers[index]) {
-                self.move_virtqueue(index, to, inbox);
-            }
-        }
+    /// Moves the virtqueues of a worker; returns how many these were.
+    fn move_all(&mut self, from: WorkerId, to: WorkerId, inbox: &Arc<Inbox<Virtqueue>>) -> u32 {
+        (0..VIRTQUEUES)
+            .map(|index| {
+                u32::from(self.workers[index] == from && self.move_virtqueue(index, to, inbox))
+            })
+            .sum()
     }
 }
 
@@ -71,8 +79,11 @@ impl Assigned {
 struct State {
     workers: KVVec<Employed>,
     devices: KVVec<Assigned>,
-    /// The worker that new devices get. It is not locked, and it exists from the first worker on.
+    /// The worker that new devices get, unless the rule says otherwise. It is not locked, and it
+    /// exists from the first worker on.
     default: WorkerId,
+    /// How the worker of a new device is chosen.
+    rule: Rule,
     next_worker: u32,
     next_device: u32,
     /// Workers created since `worker/create` was read, oldest first.
@@ -109,6 +120,36 @@ impl State {
         Ok(entry.worker.inbox_ref())
     }
 
+    /// Notes that a worker serves so many virtqueues more, or fewer if that is negative.
+    fn add_virtqueues(&mut self, id: WorkerId, count: i32) {
+        if let Some(entry) = self.worker_mut(id) {
+            entry.virtqueues = entry.virtqueues.saturating_add_signed(count);
+        }
+    }
+
+    /// The worker of a new device by the rule, and whether there is one; if not, it is the one that
+    /// the device is assigned to for the time being.
+    fn place(&self) -> (WorkerId, bool) {
+        if self.rule == Rule::Default {
+            return (self.default, true);
+        }
+        let now = cpu::now();
+        let candidates = self
+            .workers
+            .iter()
+            .filter(|entry| !entry.locked && self.rule.considers(entry.group))
+            .map(|entry| Candidate {
+                worker: entry.worker.id,
+                load: entry.worker.load.share(now),
+                pending: entry.worker.stats.pending.average(),
+                virtqueues: entry.virtqueues,
+            });
+        match placement::least_loaded(candidates) {
+            Some(worker) => (worker, true),
+            None => (self.default, false),
+        }
+    }
+
     fn note_created(&mut self, id: WorkerId) {
         if self.created.len() == CREATED_MAX {
             // The oldest one is forgotten; removing the first of a full list cannot fail.
@@ -137,6 +178,7 @@ impl Pool {
             workers: KVVec::new(),
             devices: KVVec::new(),
             default: WorkerId(0),
+            rule: Rule::Default,
             next_worker: 0,
             next_device: 0,
             created: KVec::with_capacity(CREATED_MAX, GFP_KERNEL)?,
@@ -177,6 +219,8 @@ impl Pool {
         let entry = Employed {
             worker,
             locked: false,
+            group: 0,
+            virtqueues: 0,
             _directory: directory,
             thread,
         };
@@ -244,11 +288,14 @@ impl Pool {
             match heir {
                 Some(heir) => {
                     let inbox = state.target(heir)?;
-                    for entry in state.devices.iter_mut() {
-                        entry.move_all(heir, &inbox, |worker| worker == id);
-                    }
+                    let moved: u32 = state
+                        .devices
+                        .iter_mut()
+                        .map(|entry| entry.move_all(id, heir, &inbox))
+                        .sum();
+                    state.add_virtqueues(heir, moved as i32);
                 }
-                None if state.devices_of(id).next().is_some() => return Err(EBUSY),
+                None if state.workers[index].virtqueues > 0 => return Err(EBUSY),
                 None => (),
             }
             state.workers.remove(index).map_err(|_| ENOENT)?
@@ -304,27 +351,41 @@ impl Pool {
         Ok(())
     }
 
+    /// The group to which a worker belongs.
+    pub fn group_of(&self, id: WorkerId) -> Result<u32> {
+        Ok(self.state.lock().worker(id).ok_or(ENODEV)?.group)
+    }
+
+    /// Makes a worker belong to a group.
+    pub fn set_group(&self, id: WorkerId, group: u32) -> Result {
+        self.state.lock().worker_mut(id).ok_or(ENODEV)?.group = group;
+        Ok(())
+    }
+
     /// Prints the list of the devices that a worker serves.
     pub fn write_devices_of(&self, id: WorkerId, text: &mut Text<'_>) -> Result {
         Ok(abi::write_list(text, self.state.lock().devices_of(id))?)
     }
 
-    /// Adds a device, which the default worker serves.
+    /// Adds a device, which a worker serves that the rule chooses. If there is none, it is served
+    /// at home until it is moved to a worker.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
     pub fn add_device(&self) -> Result<Arc<Device>> {
         let mut state = self.state.lock();
-        let worker = state.default;
+        let (worker, placed) = state.place();
         let inbox = state.worker(worker).ok_or(ENODEV)?.worker.inbox_ref();
         let id = state.next_device;
         let device = Device::new(DeviceId(id), inbox)?;
+        device.common.set_placed(placed);
         let entry = Assigned {
             device: device.clone(),
             workers: [worker; VIRTQUEUES],
         };
         state.devices.push(entry, GFP_KERNEL)?;
+        state.add_virtqueues(worker, VIRTQUEUES as i32);
         state.next_device = id.wrapping_add(1);
         Ok(device)
     }
@@ -334,7 +395,11 @@ impl Pool {
         let entry = {
             let mut state = self.state.lock();
             let index = state.devices.iter().position(|entry| entry.device.id == id);
-            index.and_then(|index| state.devices.remove(index).ok())
+            let entry = index.and_then(|index| state.devices.remove(index).ok());
+            for worker in entry.iter().flat_map(|entry| entry.workers) {
+                state.add_virtqueues(worker, -1);
+            }
+            entry
         };
         drop(entry);
     }
@@ -378,14 +443,20 @@ impl Pool {
     fn move_virtqueues(&self, id: DeviceId, indices: Range<usize>, to: WorkerId) -> Result {
         let mut state = self.state.lock();
         state.worker(to).ok_or(ENOENT)?;
-        let workers = state.device_mut(id).ok_or(ENODEV)?.workers;
-        if workers[indices.clone()].iter().all(|worker| *worker == to) {
+        let entry = state.device_mut(id).ok_or(ENODEV)?;
+        let workers = entry.workers;
+        let placed = entry.device.common.is_placed();
+        if placed && workers[indices.clone()].iter().all(|worker| *worker == to) {
             return Ok(());
         }
         let inbox = state.target(to)?;
-        let entry = state.device_mut(id).ok_or(ENODEV)?;
         for index in indices {
-            entry.move_virtqueue(index, to, &inbox);
+            let entry = state.device_mut(id).ok_or(ENODEV)?;
+            entry.device.common.set_placed(true);
+            if entry.move_virtqueue(index, to, &inbox) {
+                state.add_virtqueues(workers[index], -1);
+                state.add_virtqueues(to, 1);
+            }
         }
         Ok(())
     }
@@ -432,6 +503,7 @@ impl Files for Pool {
             File::IocoresUtilization => self.write_utilization(text)?,
             File::WorkerCreate => self.write_created(text)?,
             File::WorkerDefault => writeln!(text, "{}", self.state.lock().default)?,
+            File::WorkerPlacement => writeln!(text, "{}", self.state.lock().rule)?,
             File::WorkerRemove => return Err(EIO),
         }
         Ok(())
@@ -455,6 +527,10 @@ impl Files for Pool {
             }
             File::WorkerDefault => {
                 self.set_default(abi::parse_worker(text).map_err(malformed)?)?;
+            }
+            File::WorkerPlacement => {
+                let rule = abi::parse_rule(text).map_err(malformed)?;
+                self.state.lock().rule = rule;
             }
             File::Cycles | File::NrIocores | File::IocoresUtilization => return Err(EIO),
         }

@@ -102,7 +102,7 @@ fn write_lines<T>(
     Ok(())
 }
 
-static WORKER_FILES: [Attribute<WorkerFiles>; 11] = [
+static WORKER_FILES: [Attribute<WorkerFiles>; 13] = [
     Attribute::read_only(c"cpu", |files, text| {
         Ok(writeln!(text, "{}", files.thread.cpu())?)
     }),
@@ -154,6 +154,17 @@ static WORKER_FILES: [Attribute<WorkerFiles>; 11] = [
             files.pool.set_locked(files.worker.id, locked)
         },
     ),
+    Attribute::read_write(
+        c"group",
+        |files, text| Ok(writeln!(text, "{}", files.pool.group_of(files.worker.id)?)?),
+        |files, text| {
+            let group = abi::parse_group(text).map_err(malformed)?;
+            files.pool.set_group(files.worker.id, group)
+        },
+    ),
+    Attribute::read_only(c"load", |files, text| {
+        Ok(writeln!(text, "{}", files.worker.load.share(cpu::now()))?)
+    }),
     Attribute::read_only(c"dev_list", |files, text| {
         files.pool.write_devices_of(files.worker.id, text)
     }),
@@ -198,6 +209,8 @@ impl WorkerFiles {
         writeln!(text, "priority:{}", self.thread.priority())?;
         writeln!(text, "locked:{}", u8::from(self.pool.is_locked(id)?))?;
         writeln!(text, "default:{}", u8::from(self.pool.is_default(id)))?;
+        writeln!(text, "group:{}", self.pool.group_of(id)?)?;
+        writeln!(text, "load:{}", self.worker.load.share(cpu::now()))?;
         write_lines(text, WORKER_COUNTERS, |read| read(&self.worker.stats))?;
         // The list comes last, since it is the only line that can outgrow the page.
         write!(text, "dev_list:")?;
@@ -216,7 +229,7 @@ pub struct DeviceFiles {
     device: Arc<Device>,
 }
 
-static DEVICE_FILES: [Attribute<DeviceFiles>; 7] = [
+static DEVICE_FILES: [Attribute<DeviceFiles>; 8] = [
     Attribute::read_write(
         c"worker",
         |files, text| files.pool.write_workers_of(files.device.id, text),
@@ -260,7 +273,7 @@ static DEVICE_FILES: [Attribute<DeviceFiles>; 7] = [
             Ok(writeln!(
                 text,
                 "{}",
-                u8::from(files.device.common.is_home())
+                u8::from(files.device.common.is_wanted_home())
             )?)
         },
         |files, text| {
@@ -269,6 +282,10 @@ static DEVICE_FILES: [Attribute<DeviceFiles>; 7] = [
             Ok(())
         },
     ),
+    Attribute::read_only(c"placed", |files, text| {
+        let placed = files.device.common.is_placed();
+        Ok(writeln!(text, "{}", u8::from(placed))?)
+    }),
     Attribute::read_only(c"status", |files, text| files.write_status(text)),
 ];
 
@@ -309,7 +326,8 @@ impl DeviceFiles {
         writeln!(text, "backend:{}", Name(backend.map_or(&[], |name| name)))?;
         writeln!(text, "weight:{}", common.share.weight())?;
         writeln!(text, "max_time_share:{}", common.share.ceiling())?;
-        writeln!(text, "home:{}", u8::from(common.is_home()))?;
+        writeln!(text, "home:{}", u8::from(common.is_wanted_home()))?;
+        writeln!(text, "placed:{}", u8::from(common.is_placed()))?;
         // Ages do not add up: the older one counts.
         let oldest = |read: fn(&Age) -> u64| {
             let ages = virtqueues.iter().map(|virtqueue| &virtqueue.stats.pending);

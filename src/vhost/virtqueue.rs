@@ -46,6 +46,8 @@ pub struct Common {
     pub share: Share,
     /// Whether user space wants the device to be served by its home thread.
     home: Atomic<bool>,
+    /// Whether there was a worker for the device when it was made, or it was given one since.
+    placed: Atomic<bool>,
     /// For each virtqueue, one more than the number of the worker on which it has work that waits,
     /// or 0. Its worker is the writer.
     backlog: [Atomic<u32>; VIRTQUEUES],
@@ -57,13 +59,29 @@ impl Common {
         Self {
             share: Share::new(),
             home: Atomic::new(false),
+            placed: Atomic::new(true),
             backlog: [const { Atomic::new(0) }; VIRTQUEUES],
         }
     }
 
-    /// Whether user space wants the device to be served by its home thread.
+    /// Whether the device is to be served by its home thread.
     pub fn is_home(&self) -> bool {
+        self.home.load(Relaxed) || !self.placed.load(Relaxed)
+    }
+
+    /// Whether user space wants that.
+    pub fn is_wanted_home(&self) -> bool {
         self.home.load(Relaxed)
+    }
+
+    /// Whether there is a worker for the device. If there is none it is served at home.
+    pub fn is_placed(&self) -> bool {
+        self.placed.load(Relaxed)
+    }
+
+    /// Sets that. It counts from the next slice on.
+    pub fn set_placed(&self, placed: bool) {
+        self.placed.store(placed, Relaxed);
     }
 
     /// Sets that. It counts from the next slice on.

@@ -10,6 +10,7 @@ use super::net::{self, How, Next};
 use super::virtqueue::{Queue, Virtqueue};
 use crate::engine::abi::WorkerId;
 use crate::engine::sched::credit;
+use crate::engine::sched::load::Load;
 use crate::engine::sched::polling::Mode;
 use crate::engine::stats::{VirtqueueStats, WorkerStats};
 use crate::kern::cpu;
@@ -28,6 +29,8 @@ pub struct Worker {
     pub id: WorkerId,
     /// What is counted.
     pub stats: WorkerStats,
+    /// How busy it has been lately.
+    pub load: Load,
     /// When it was created, in nanoseconds.
     pub created: u64,
     inbox: Arc<Inbox<Virtqueue>>,
@@ -44,6 +47,7 @@ impl Worker {
             Self {
                 id,
                 stats: WorkerStats::new(),
+                load: Load::new(),
                 created: cpu::now(),
                 inbox: Inbox::new()?,
             },
@@ -452,6 +456,7 @@ impl<'a> Loop<'a> {
         let (stats, worker) = (&virtqueue.stats, &self.worker.stats);
         worker.works.add(1);
         worker.busy_time.add(took);
+        self.worker.load.charge(took, self.accounted);
         stats.served_time.add(took);
         let limited = u64::from(next == Next::Again);
         if cause == Cause::Look {

@@ -4,6 +4,8 @@
 
 pub mod budget;
 pub mod credit;
+pub mod load;
 pub mod ownership;
+pub mod placement;
 pub mod polling;
 pub mod share;

@@ -182,6 +182,7 @@ impl Control {
         let kept = workers.first().context("there is no worker")?.clone();
         self.set(&format!("worker/{kept}/locked"), "0")?;
         self.set("worker/default", &kept)?;
+        self.set("worker/placement", "default")?;
         for worker in &workers[1..] {
             self.set(&format!("worker/{worker}/locked"), "1")?;
             for device in self.read_list(&format!("worker/{worker}/dev_list"))? {
@@ -267,6 +268,7 @@ fn is_stable(path: &Path) -> bool {
         "nr_iocores",
         "owner",
         "pid",
+        "placed",
         "vq_list",
         "wanted_cpus",
     ];

@@ -28,6 +28,7 @@ const FILES: &[(&str, u32)] = &[
     ("worker/create", READ_WRITE),
     ("worker/remove", WRITE),
     ("worker/default", READ_WRITE),
+    ("worker/placement", READ_WRITE),
     ("worker/w.N/cpu", READ),
     ("worker/w.N/cpus", READ_WRITE),
     ("worker/w.N/wanted_cpus", READ),
@@ -37,6 +38,8 @@ const FILES: &[(&str, u32)] = &[
     ("worker/w.N/nice", READ_WRITE),
     ("worker/w.N/priority", READ_WRITE),
     ("worker/w.N/locked", READ_WRITE),
+    ("worker/w.N/group", READ_WRITE),
+    ("worker/w.N/load", READ),
     ("worker/w.N/dev_list", READ),
     ("worker/w.N/status", READ),
     ("dev/d.N/worker", READ_WRITE),
@@ -45,6 +48,7 @@ const FILES: &[(&str, u32)] = &[
     ("dev/d.N/weight", READ_WRITE),
     ("dev/d.N/max_time_share", READ_WRITE),
     ("dev/d.N/home", READ_WRITE),
+    ("dev/d.N/placed", READ),
     ("dev/d.N/status", READ),
     ("vq/vq.D.Q/dev", READ),
     ("vq/vq.D.Q/worker", READ_WRITE),
@@ -65,6 +69,8 @@ const WORKER_STATUS: &[&str] = &[
     "priority",
     "locked",
     "default",
+    "group",
+    "load",
     "dev_list",
 ];
 const DEVICE_STATUS: &[&str] = &[
@@ -76,6 +82,7 @@ const DEVICE_STATUS: &[&str] = &[
     "weight",
     "max_time_share",
     "home",
+    "placed",
     "pending_ns_max",
     "pending_ns_avg",
 ];

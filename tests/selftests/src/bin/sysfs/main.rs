@@ -4,6 +4,7 @@
 mod cpus;
 mod devices;
 mod formats;
+mod placement;
 mod races;
 mod workers;
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     formats::add(&mut suite, &options, &control);
     workers::add(&mut suite, &options, &control);
     cpus::add(&mut suite, &options, &control);
+    placement::add(&mut suite, &options, &control);
     devices::add(&mut suite, &options, &control);
     races::add(&mut suite, &options, &control);
     suite.run(&options.filters)
