@@ -88,6 +88,12 @@ test-host: setup ## static checks and tests that run on this machine itself
 test-vm: setup ## tests that run in kernels of the project's own
 	@scripts/test vm
 
+.PHONY: measure
+measure: setup ## run the tests that compare times and shares; the machine does nothing else
+	@$(MAKE) --no-print-directory modules FLAVOUR=plain
+	@$(environment); cargo build --release --workspace
+	@scripts/vm --timeout 1800 -- env VHOST_IOCM_MEASURE=1 tests/selftests/run isolation fairness accounting
+
 .PHONY: demo
 demo: setup ## watch guests being served by shared workers, and a device moving
 	@scripts/demo

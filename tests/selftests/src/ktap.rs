@@ -72,6 +72,21 @@ impl<'a> Suite<'a> {
         });
     }
 
+    /// Adds a case that compares times or shares of time. It says something only on a machine that
+    /// does nothing else, so it is skipped unless VHOST_IOCM_MEASURE is set.
+    pub fn measurement<T: IntoOutcome>(
+        &mut self,
+        claim: impl Into<String>,
+        body: impl FnOnce() -> Result<T> + 'a,
+    ) {
+        self.case(claim, move || {
+            if std::env::var_os("VHOST_IOCM_MEASURE").is_none() {
+                return skip("measures, see make measure");
+            }
+            body().map(IntoOutcome::into_outcome)
+        });
+    }
+
     /// Runs the cases whose claim contains one of the filters, all of them without a filter, and
     /// reports to standard output.
     pub fn run(self, filters: &[String]) -> ExitCode {
