@@ -13,7 +13,7 @@ use crate::options::Options;
 use crate::parameter::Parameter;
 use crate::wait;
 use crate::wire::PacketSocket;
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 
 const TO_HOST: u32 = 1;
 const TO_DRIVER: u32 = 2;
@@ -58,6 +58,7 @@ impl<'a> Card<'a> {
         worker: String,
     ) -> Result<Self> {
         let (nic, device) = control.device_made_by(|| Nic::new(&options.node, nic))?;
+        nic.touch_buffers()?;
         control.set_poll_of_device(&device, mode)?;
         let wire = PacketSocket::new(nic.tap.name(), frame::ETHERTYPE)?;
         Ok(Self {
@@ -188,11 +189,17 @@ impl<'a> Card<'a> {
 
     /// Waits until its worker polls this many virtqueues.
     pub fn expect_polled(&self, virtqueues: u64) -> Result<()> {
-        let mut now = 0;
         wait::until("the right number of virtqueues to be polled", || {
-            now = self.worker_counters()?.get("polled")?;
-            Ok(now == virtqueues)
+            Ok(self.worker_counters()?.get("polled")? == virtqueues)
         })
-        .map_err(|error| error.context(format!("{now} are polled, expected {virtqueues}")))
+        .with_context(|| {
+            let worker = self.worker_counters();
+            let worker = worker.as_ref().map(Counters::moved);
+            let own = self.both_counters();
+            let own = own
+                .as_ref()
+                .map(|both| both.each_ref().map(Counters::moved));
+            format!("expected {virtqueues} to be polled; worker: {worker:?}; virtqueues: {own:?}")
+        })
     }
 }

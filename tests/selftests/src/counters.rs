@@ -37,7 +37,7 @@ pub const OF_DEVICE: &[&str] = &[
     "drops",
 ];
 
-/// How old work of a virtqueue, or of all virtqueues of a worker, was when its slice began.
+/// How old work of a virtqueue, a device or a worker was when its slice began.
 pub const AGES: &[&str] = &["pending_ns_max", "pending_ns_avg"];
 
 /// Counters of a worker, beside the ages.
@@ -89,7 +89,7 @@ impl Counters {
 
     /// Those of a device.
     pub fn of_device(control: &Control, device: &str) -> Result<Self> {
-        Self::read(control, format!("dev/{device}"), &[OF_DEVICE])
+        Self::read(control, format!("dev/{device}"), &[OF_DEVICE, AGES])
     }
 
     /// Those of a worker.

@@ -2,6 +2,7 @@
 //! The machine's CPUs, and who runs on which.
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::sched::{sched_getaffinity, sched_setaffinity, CpuSet};
 use nix::unistd::{sysconf, Pid, SysconfVar};
 
@@ -19,6 +20,34 @@ pub fn place(thread: Pid, cpus: &[usize]) -> Result<()> {
         set.set(*cpu)?;
     }
     sched_setaffinity(thread, &set).with_context(|| format!("place {thread} on CPUs {cpus:?}"))
+}
+
+/// The calling thread's right to run before all others, which it has until this is dropped.
+pub struct First(());
+
+/// Makes the calling thread run as soon as it can, whoever else wants its CPU. What it starts does not
+/// inherit that. A thread that measures how long others take must not wait for third ones.
+pub fn run_first() -> Result<First> {
+    schedule(libc::SCHED_FIFO, 1).context("real-time priority")?;
+    Ok(First(()))
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        if let Err(error) = schedule(libc::SCHED_OTHER, 0) {
+            crate::ktap::diagnostic(format!("cannot give up the real-time priority: {error}"));
+        }
+    }
+}
+
+fn schedule(policy: libc::c_int, priority: libc::c_int) -> Result<(), Errno> {
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: The parameters are those of this function, which the kernel reads.
+    let answer =
+        unsafe { libc::sched_setscheduler(0, policy | libc::SCHED_RESET_ON_FORK, &parameters) };
+    Errno::result(answer).map(drop)
 }
 
 /// The CPU that the calling thread left to somebody else; it comes back when this is dropped.

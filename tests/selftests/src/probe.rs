@@ -32,6 +32,7 @@ impl Probe {
     /// Opens the node and starts serving.
     pub fn new(node: &Path) -> Result<Self> {
         let nic = Nic::new(node, NicOptions::default())?;
+        nic.touch_buffers()?;
         let wire = PacketSocket::new(nic.tap.name(), frame::ETHERTYPE)?;
         Ok(Self {
             nic,

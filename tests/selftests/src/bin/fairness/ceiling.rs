@@ -12,7 +12,7 @@ use vhost_iocm_selftests::process::Packets;
 const ACCURATE: f64 = 0.10;
 
 pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control) {
-    suite.case(
+    suite.measurement(
         "a device alone gets its max_time_share of the worker, and no more",
         move || {
             let load = Load::new(options, control, 1, Packets::Frames)?;
@@ -27,7 +27,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         },
     );
 
-    suite.case(
+    suite.measurement(
         "what a ceiling keeps from a device, the others get",
         move || {
             let load = Load::new(options, control, 2, Packets::Frames)?;

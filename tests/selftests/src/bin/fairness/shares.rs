@@ -18,7 +18,7 @@ const FAIR: f64 = 0.99;
 const ACCURATE: f64 = 0.05;
 
 pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control) {
-    suite.case(
+    suite.measurement(
         "eight devices that want all of a worker get the same of it",
         move || {
             let load = Load::new(options, control, 8, Packets::Frames)?;
@@ -31,7 +31,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         },
     );
 
-    suite.case(
+    suite.measurement(
         "devices get shares by their weights, also when these change",
         move || {
             let load = Load::new(options, control, 3, Packets::Frames)?;
@@ -45,7 +45,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         },
     );
 
-    suite.case(
+    suite.measurement(
         "a device with a thousandth of its neighbour's weight gets little, but not nothing",
         move || {
             let load = Load::new(options, control, 2, Packets::Frames)?;

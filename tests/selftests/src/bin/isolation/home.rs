@@ -114,6 +114,7 @@ fn stays_home(options: &Options, control: &Control) -> Result<()> {
     control.restore()?;
     let (mut nic, name) =
         control.device_made_by(|| Nic::new(&options.node, NicOptions::default()))?;
+    nic.touch_buffers()?;
     let file = format!("dev/{name}/home");
     let mut served = |at_home: bool| {
         control.set(&file, if at_home { "1" } else { "0" })?;
@@ -147,6 +148,7 @@ fn packet_socket(options: &Options, control: &Control) -> Result<()> {
         ..NicOptions::default()
     };
     let (mut nic, name) = control.device_made_by(|| Nic::new(&options.node, nic))?;
+    nic.touch_buffers()?;
     let left =
         |index| Counters::of_virtqueue(control, &virtqueue(&name, index))?.get("left_backend");
     Traffic::new(&mut nic, Direction::Both)?.run(FRAMES)?;

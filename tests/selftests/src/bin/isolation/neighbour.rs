@@ -42,13 +42,13 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         ("used ring is missing", Part::Used),
         ("tap is full", Part::Nothing),
     ] {
-        suite.case(
+        suite.measurement(
             format!("a device whose {what} for {stall:?} does not harm its neighbour"),
             move || unharmed(options, control, part, "0", stall),
         );
     }
 
-    suite.case(
+    suite.measurement(
         format!("a polled device whose available ring is missing for {stall:?} does not either"),
         move || {
             // So long that it is still being polled when the ring goes.
@@ -73,6 +73,7 @@ fn unharmed(
         control.set_poll_of_device(&stalled.device, poll)?;
         let on = control.read_list(&format!("worker/{worker}/dev_list"))?;
         ensure!(on.len() == 2, "{worker} serves {on:?}, not two devices");
+        let _first = cpu::run_first()?;
         let (mut idle, mut beside) = (Service::default(), Service::default());
         idle.measure(&mut neighbour, IDLE_WINDOWS)?;
         let used = stall_beside(control, &mut stalled, &mut neighbour, &mut beside, stall)?;

@@ -21,7 +21,7 @@ const SEGMENT_SIZE: u16 = 1448;
 fn load(packets: Packets) -> (u16, NetHeader, Vec<u8>) {
     match packets {
         // Many slices' worth, so that the device has work until the driver gets to run again.
-        Packets::Frames => (1024, NetHeader::default(), frame::unheard(1514)),
+        Packets::Frames => (4096, NetHeader::default(), frame::unheard(1514)),
         Packets::Segments => (
             64,
             segment::segmentation_header(SEGMENT_SIZE),
@@ -43,7 +43,7 @@ pub fn run(card: Card, packets: Packets, test: &Test) -> Result<()> {
     test.wait()?;
     while nic.add_transmit(&header, &packet)? {}
     nic.transmit.publish()?;
-    let enough = nic.transmit.ring.in_flight() / 2;
+    let enough = nic.transmit.ring.in_flight() / 8;
     test.tell_done()?;
     loop {
         if !nic.transmit.ring.call_after(enough)? {

@@ -252,12 +252,8 @@ impl Actor<'_> {
 /// How long work of a device waited at most. It is shown, not judged: an emulated machine halts a worker for
 /// longer than any slice.
 fn longest_wait(control: &Control, device: &str) -> Result<String> {
+    let longest = Counters::of_device(control, device)?.get("pending_ns_max")?;
     let slice = parameter::read_time("slice_us")?;
-    let mut longest = 0;
-    for index in [RECEIVE, TRANSMIT] {
-        let counters = Counters::of_virtqueue(control, &virtqueue(device, index))?;
-        longest = longest.max(counters.get("pending_ns_max")?);
-    }
     Ok(format!(
         "work waited at most {} us, {} slices",
         longest / 1000,

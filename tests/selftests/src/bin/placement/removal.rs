@@ -70,7 +70,8 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
             }
             refused(&format!("{removed} w.999999"), Errno::ENOENT)?;
             refused(&format!("w.999999 {kept}"), Errno::ENOENT)?;
-            refused(&format!("{removed} {removed}"), Errno::EINVAL)?;
+            // To itself: it is locked.
+            refused(&format!("{removed} {removed}"), Errno::EBUSY)?;
             let locked = control.create_worker(-1)?;
             control.set(&format!("worker/{locked}/locked"), "1")?;
             refused(&format!("{removed} {locked}"), Errno::EBUSY)?;
