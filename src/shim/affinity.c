@@ -62,13 +62,28 @@ static const struct cpumask *affinity_expected(struct iocm_affinity *affinity)
 	return affinity->displaced ? affinity->refuge : affinity->wanted;
 }
 
+/*
+ * Whether the scheduler lets threads stay where @mask says. It sends kernel threads away from a CPU
+ * as soon as it is dying, which is before it is not active any more.
+ */
+static bool affinity_holds(const struct cpumask *mask)
+{
+	unsigned int cpu;
+
+	for_each_cpu_and(cpu, mask, cpu_active_mask) {
+		if (!cpu_dying(cpu))
+			return true;
+	}
+	return false;
+}
+
 /* Takes @mask, which the thread has, for somebody's wish if it is one. */
 static void affinity_adopt(struct iocm_affinity *affinity, const struct cpumask *mask)
 {
 	const struct cpumask *expected = affinity_expected(affinity);
 
 	lockdep_assert_held(&affinity->lock);
-	if (cpumask_equal(mask, expected) || !cpumask_intersects(expected, cpu_active_mask))
+	if (cpumask_equal(mask, expected) || !affinity_holds(expected))
 		return;
 	cpumask_copy(affinity->wanted, mask);
 	affinity_set_displaced(affinity, false);
