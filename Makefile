@@ -8,6 +8,8 @@ FLAVOUR ?= plain
 # A kernel's build directory or installed headers instead, for instance
 # /lib/modules/$(uname -r)/build.
 KDIR ?=
+# How long "make fuzz" takes.
+FUZZ_SECONDS ?= 3600
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -93,6 +95,10 @@ measure: setup ## run the tests that compare times and shares; the machine does 
 	@$(MAKE) --no-print-directory modules FLAVOUR=plain
 	@$(environment); cargo build --release --workspace
 	@scripts/vm --timeout 1800 -- env VHOST_IOCM_MEASURE=1 tests/selftests/run isolation fairness accounting
+
+.PHONY: fuzz
+fuzz: setup ## fuzz the ring engine for FUZZ_SECONDS
+	@tests/fuzz/run $(FUZZ_SECONDS)
 
 .PHONY: demo
 demo: setup ## watch guests being served by shared workers, and a device moving
