@@ -118,6 +118,10 @@ fn stays_home(options: &Options, control: &Control) -> Result<()> {
     let file = format!("dev/{name}/home");
     let mut served = |at_home: bool| {
         control.set(&file, if at_home { "1" } else { "0" })?;
+        if !at_home {
+            // It counts from the next slice on: the one that comes is served where it was.
+            Traffic::new(&mut nic, Direction::Both)?.run(1)?;
+        }
         let before = Counters::of_device(control, &name)?;
         Traffic::new(&mut nic, Direction::Both)?.run(FRAMES)?;
         let moved = Counters::of_device(control, &name)?.since(&before);
