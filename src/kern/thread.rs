@@ -14,7 +14,7 @@ use kernel::error::{from_err_ptr, to_result};
 use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::aref::ARef;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, Completion};
 use kernel::task::Task;
 
 /// What a thread does.
@@ -99,13 +99,17 @@ pub struct Urgency {
 /// it has ended.
 pub struct Thread<B: Body> {
     task: ARef<Task>,
-    shared: KBox<Shared<B>>,
+    shared: Pin<KBox<Shared<B>>>,
 }
 
 /// What a thread is given when it starts.
+#[pin_data]
 struct Shared<B: Body> {
     body: Arc<B>,
     affinity: Arc<Affinity>,
+    /// Whether the thread runs, and others may say where.
+    #[pin]
+    started: Completion,
 }
 
 impl<B: Body> Thread<B> {
@@ -122,7 +126,14 @@ impl<B: Body> Thread<B> {
         body: Arc<B>,
     ) -> Result<Self> {
         let affinity = Arc::new(Affinity::new()?, GFP_KERNEL)?;
-        let shared = KBox::new(Shared { body, affinity }, GFP_KERNEL)?;
+        let shared = KBox::pin_init(
+            pin_init!(Shared {
+                body,
+                affinity,
+                started <- Completion::new(),
+            }),
+            GFP_KERNEL,
+        )?;
         // SAFETY: `main` accepts a pointer to what is shared, which stays valid: this object keeps
         // it until the thread has ended. The name is copied.
         let task = from_err_ptr(unsafe {
@@ -146,6 +157,8 @@ impl<B: Body> Thread<B> {
         thread.set_nice(urgency.nice)?;
         thread.set_priority(urgency.priority)?;
         thread.task.wake_up();
+        // Until it has run, nobody but this module may move it.
+        thread.shared.started.wait_for_completion();
         Ok(thread)
     }
 
@@ -251,6 +264,7 @@ impl<B: Body> Thread<B> {
         let shared = unsafe { &*data.cast::<Shared<B>>() };
         // SAFETY: The function changes a flag of the current thread under its lock.
         unsafe { shim::iocm_allow_affinity() };
+        shared.started.complete_all();
         let mut current = Current {
             // SAFETY: A thread of this module has no address space of its own, and this is the
             // only place where its way into others is made.
