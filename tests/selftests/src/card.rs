@@ -84,10 +84,18 @@ impl<'a> Card<'a> {
     /// Adds a frame to the host to the ring and shows it to the device, without a kick. Returns whether
     /// the device wants one.
     pub fn publish(&mut self) -> Result<bool> {
-        let frame = frame::encode(TO_HOST, self.sent.0, frame::MINIMUM);
-        let added = self.nic.add_transmit(&NetHeader::default(), &frame)?;
-        ensure!(added, "no room for frame {}", self.sent.0);
-        self.sent.0 += 1;
+        self.publish_at_once(1)
+    }
+
+    /// Adds frames to the host to the ring and shows all of them to the device by one step of the
+    /// available index, without a kick. Returns whether the device wants one.
+    pub fn publish_at_once(&mut self, frames: u32) -> Result<bool> {
+        for _ in 0..frames {
+            let frame = frame::encode(TO_HOST, self.sent.0, frame::MINIMUM);
+            let added = self.nic.add_transmit(&NetHeader::default(), &frame)?;
+            ensure!(added, "no room for frame {}", self.sent.0);
+            self.sent.0 += 1;
+        }
         self.nic.transmit.ring.publish()
     }
 
