@@ -108,6 +108,20 @@ impl Device {
         &self.virtqueues
     }
 
+    /// Whether user space wants all virtqueues to be served by the home thread.
+    pub fn is_wanted_home(&self) -> bool {
+        self.virtqueues
+            .iter()
+            .all(|virtqueue| virtqueue.is_wanted_home())
+    }
+
+    /// Sets that for all of them. It counts from their next slices on.
+    pub fn set_home(&self, home: bool) {
+        for virtqueue in &self.virtqueues {
+            virtqueue.set_home(home);
+        }
+    }
+
     /// What the control interface says about the device.
     pub fn label(&self) -> Label {
         *self.label.lock()

@@ -64,7 +64,7 @@ impl Body for HomeWork {
         let stolen = stolen_time();
         // The age is told by who served the work first; what comes meanwhile is new.
         let _: Option<u64> = virtqueue.take_pending_age(begun);
-        let stay = virtqueue.common.is_home() || !queue.is_sharable();
+        let stay = virtqueue.is_home() || !queue.is_sharable();
         // A virtqueue that its worker polls goes on being polled when it is back; nobody else looks.
         let polling = queue.polling.is_active() && !stay;
         if !polling && queue.polling.park(begun) {

@@ -273,12 +273,12 @@ static DEVICE_FILES: [Attribute<DeviceFiles>; 8] = [
             Ok(writeln!(
                 text,
                 "{}",
-                u8::from(files.device.common.is_wanted_home())
+                u8::from(files.device.is_wanted_home())
             )?)
         },
         |files, text| {
             let home = abi::parse_flag(text).map_err(malformed)?;
-            files.device.common.set_home(home);
+            files.device.set_home(home);
             Ok(())
         },
     ),
@@ -326,7 +326,7 @@ impl DeviceFiles {
         writeln!(text, "backend:{}", Name(backend.map_or(&[], |name| name)))?;
         writeln!(text, "weight:{}", common.share.weight())?;
         writeln!(text, "max_time_share:{}", common.share.ceiling())?;
-        writeln!(text, "home:{}", u8::from(common.is_wanted_home()))?;
+        writeln!(text, "home:{}", u8::from(self.device.is_wanted_home()))?;
         writeln!(text, "placed:{}", u8::from(common.is_placed()))?;
         // Ages do not add up: the older one counts.
         let oldest = |read: fn(&Age) -> u64| {
@@ -351,7 +351,7 @@ pub struct VirtqueueFiles {
     virtqueue: Arc<Served<Virtqueue>>,
 }
 
-static VIRTQUEUE_FILES: [Attribute<VirtqueueFiles>; 7] = [
+static VIRTQUEUE_FILES: [Attribute<VirtqueueFiles>; 8] = [
     Attribute::read_only(c"dev", |files, text| {
         Ok(writeln!(text, "{}", files.virtqueue.id.device)?)
     }),
@@ -375,6 +375,21 @@ static VIRTQUEUE_FILES: [Attribute<VirtqueueFiles>; 7] = [
         |files, text| {
             let mode = abi::parse_mode(text).map_err(malformed)?;
             files.virtqueue.set_mode(mode);
+            Ok(())
+        },
+    ),
+    Attribute::read_write(
+        c"home",
+        |files, text| {
+            Ok(writeln!(
+                text,
+                "{}",
+                u8::from(files.virtqueue.is_wanted_home())
+            )?)
+        },
+        |files, text| {
+            let home = abi::parse_flag(text).map_err(malformed)?;
+            files.virtqueue.set_home(home);
             Ok(())
         },
     ),
@@ -435,7 +450,7 @@ impl Content for VirtqueueFiles {
 impl VirtqueueFiles {
     fn can_poll(&self) -> bool {
         let label = self.device.label();
-        label.shared[self.virtqueue.id.index as usize] && !self.device.common.is_home()
+        label.shared[self.virtqueue.id.index as usize] && !self.virtqueue.is_home()
     }
 
     fn write_status(&self, text: &mut Text<'_>) -> Result {
@@ -444,6 +459,11 @@ impl VirtqueueFiles {
         writeln!(text, "dev:{device}")?;
         writeln!(text, "worker:{}", self.pool.worker_of(self.virtqueue.id)?)?;
         writeln!(text, "poll:{}", self.virtqueue.mode())?;
+        writeln!(
+            text,
+            "home:{}",
+            u8::from(self.virtqueue.is_wanted_home())
+        )?;
         writeln!(text, "can_poll:{}", u8::from(self.can_poll()))?;
         writeln!(text, "pending_ns_max:{}", stats.pending.longest())?;
         writeln!(text, "pending_ns_avg:{}", stats.pending.average())?;

@@ -44,8 +44,6 @@ pub enum Direction {
 pub struct Common {
     /// What the device may have of its workers' time.
     pub share: Share,
-    /// Whether user space wants the device to be served by its home thread.
-    home: Atomic<bool>,
     /// Whether there was a worker for the device when it was made, or it was given one since.
     placed: Atomic<bool>,
     /// For each virtqueue, one more than the number of the worker on which it has work that waits,
@@ -58,20 +56,9 @@ impl Common {
     pub fn new() -> Self {
         Self {
             share: Share::new(),
-            home: Atomic::new(false),
             placed: Atomic::new(true),
             backlog: [const { Atomic::new(0) }; VIRTQUEUES],
         }
-    }
-
-    /// Whether the device is to be served by its home thread.
-    pub fn is_home(&self) -> bool {
-        self.home.load(Relaxed) || !self.placed.load(Relaxed)
-    }
-
-    /// Whether user space wants that.
-    pub fn is_wanted_home(&self) -> bool {
-        self.home.load(Relaxed)
     }
 
     /// Whether there is a worker for the device. If there is none it is served at home.
@@ -82,11 +69,6 @@ impl Common {
     /// Sets that. It counts from the next slice on.
     pub fn set_placed(&self, placed: bool) {
         self.placed.store(placed, Relaxed);
-    }
-
-    /// Sets that. It counts from the next slice on.
-    pub fn set_home(&self, home: bool) {
-        self.home.store(home, Relaxed);
     }
 }
 
@@ -108,6 +90,8 @@ pub struct Virtqueue {
     armed: Atomic<bool>,
     /// When it is polled: a `Mode`.
     mode: Atomic<u32>,
+    /// Whether user space wants it to be served by the home thread.
+    home: Atomic<bool>,
     /// When the work that waits was announced, in nanoseconds; 0 if there is none, or it is not
     /// known.
     pending_since: Atomic<u64>,
@@ -135,6 +119,7 @@ impl Virtqueue {
                 common,
                 armed: Atomic::new(false),
                 mode: Atomic::new(parameters::poll_mode() as u32),
+                home: Atomic::new(false),
                 pending_since: Atomic::new(0),
             },
             Queue::default(),
@@ -156,6 +141,21 @@ impl Virtqueue {
     /// Sets when the virtqueue is polled. It counts from the next slice or look on.
     pub fn set_mode(&self, mode: Mode) {
         self.mode.store(mode as u32, Relaxed);
+    }
+
+    /// Whether the virtqueue is to be served by the home thread.
+    pub fn is_home(&self) -> bool {
+        self.is_wanted_home() || !self.common.is_placed()
+    }
+
+    /// Whether user space wants that.
+    pub fn is_wanted_home(&self) -> bool {
+        self.home.load(Relaxed)
+    }
+
+    /// Sets that. It counts from the next slice on.
+    pub fn set_home(&self, home: bool) {
+        self.home.store(home, Relaxed);
     }
 
     /// Notes that work waits from now on, unless some has waited before.

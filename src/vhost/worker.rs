@@ -380,7 +380,7 @@ impl<'a> Loop<'a> {
     /// Whether a virtqueue may be served now.
     fn admit(&self, virtqueue: &Virtqueue, queue: &mut Queue, has_home: bool) -> Admission {
         if has_home {
-            if virtqueue.common.is_home() {
+            if virtqueue.is_home() {
                 virtqueue.stats.left_home.add(1);
                 trace::leave(virtqueue.id, Reason::Home);
                 return Admission::AtHome;

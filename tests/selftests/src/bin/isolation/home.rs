@@ -7,7 +7,9 @@ use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
 use vhost_iocm_selftests::control::{virtqueue, Control};
 use vhost_iocm_selftests::counters::Counters;
-use vhost_iocm_selftests::device::{Device, DEVICE_HEADER, MRG_RXBUF, VERSION_1};
+use vhost_iocm_selftests::device::{
+    Device, DEVICE_HEADER, MRG_RXBUF, RECEIVE, TRANSMIT, VERSION_1,
+};
 use vhost_iocm_selftests::frame::{self, Account};
 use vhost_iocm_selftests::ktap::Suite;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
@@ -81,24 +83,64 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         },
     );
 
+    suite.case(
+        "a virtqueue that is set to run at home leaves the other one on its worker",
+        move || one_stays_home(options, control),
+    );
+
+    suite.case(
+        "home of a device sets and tells that of its virtqueues",
+        move || {
+            let (_device, name) = control.device_made_by(|| Device::open(&options.node))?;
+            let file = format!("dev/{name}/home");
+            let parts =
+                [RECEIVE, TRANSMIT].map(|index| format!("vq/{}/home", virtqueue(&name, index)));
+            let expect = |device: &str, virtqueues: [&str; 2]| -> Result<()> {
+                ensure!(
+                    control.read_line(&file)? == device,
+                    "{file} is not {device}"
+                );
+                for (part, value) in parts.iter().zip(virtqueues) {
+                    ensure!(control.read_line(part)? == value, "{part} is not {value}");
+                }
+                Ok(())
+            };
+            expect("0", ["0", "0"])?;
+            control.set(&parts[1], "1")?;
+            expect("0", ["0", "1"])?;
+            control.set(&parts[0], "1")?;
+            expect("1", ["1", "1"])?;
+            control.set(&parts[1], "0")?;
+            expect("0", ["1", "0"])?;
+            control.set(&file, "1")?;
+            expect("1", ["1", "1"])?;
+            control.set(&file, "0")?;
+            expect("0", ["0", "0"])
+        },
+    );
+
     suite.case("home takes 0 and 1, and nothing else", move || {
         let (_device, name) = control.device_made_by(|| Device::open(&options.node))?;
-        let file = format!("dev/{name}/home");
-        for text in ["1", "1\n", "0\n", "0", "1"] {
-            control.set(&file, text)?;
-            let now = control.read_line(&file)?;
-            ensure!(now == text.trim_end(), "wrote {text:?}, reads {now:?}");
-        }
-        for text in MALFORMED_NUMBERS.iter().chain(&["2", "-1", "01", "auto"]) {
-            expect_refused(control, &file, text, Errno::EINVAL)?;
-        }
-        Ok(())
+        takes_flags(control, &format!("dev/{name}/home"))?;
+        takes_flags(control, &format!("vq/{}/home", virtqueue(&name, TRANSMIT)))
     });
 
     suite.case(
         "a packet socket is received from at home, and a tap on the worker again",
         move || packet_socket(options, control),
     );
+}
+
+fn takes_flags(control: &Control, file: &str) -> Result<()> {
+    for text in ["1", "1\n", "0\n", "0", "1"] {
+        control.set(file, text)?;
+        let now = control.read_line(file)?;
+        ensure!(now == text.trim_end(), "wrote {text:?}, reads {now:?}");
+    }
+    for text in MALFORMED_NUMBERS.iter().chain(&["2", "-1", "01", "auto"]) {
+        expect_refused(control, file, text, Errno::EINVAL)?;
+    }
+    Ok(())
 }
 
 /// The home thread of a device, if it has one.
@@ -141,6 +183,35 @@ fn stays_home(options: &Options, control: &Control) -> Result<()> {
     served(false).context("on its worker")?;
     served(true).context("at home")?;
     served(false).context("on its worker again")
+}
+
+fn one_stays_home(options: &Options, control: &Control) -> Result<()> {
+    control.restore()?;
+    let (mut nic, name) =
+        control.device_made_by(|| Nic::new(&options.node, NicOptions::default()))?;
+    nic.touch_buffers()?;
+    let names = [RECEIVE, TRANSMIT].map(|index| virtqueue(&name, index));
+    for (home, worker) in [(0, 1), (1, 0)] {
+        control.set(&format!("vq/{}/home", names[home]), "1")?;
+        control.set(&format!("vq/{}/home", names[worker]), "0")?;
+        // It counts from the next slice on: the one that comes is served where it was.
+        Traffic::new(&mut nic, Direction::Both)?.run(1)?;
+        let look = |index: usize| Counters::of_virtqueue(control, &names[index]);
+        let before = (look(home)?, look(worker)?);
+        Traffic::new(&mut nic, Direction::Both)?.run(FRAMES)?;
+        let moved = (look(home)?.since(&before.0), look(worker)?.since(&before.1));
+        ensure!(
+            moved.0.get("home_works")? > 0 && moved.0.get("served_ns")? == 0,
+            "at home: {:?}",
+            moved.0.moved()
+        );
+        ensure!(
+            moved.1.get("home_works")? == 0 && moved.1.get("served_ns")? > 0,
+            "on its worker: {:?}",
+            moved.1.moved()
+        );
+    }
+    Ok(())
 }
 
 /// Frames between a card whose backend is a packet socket on a tap, and that tap.

@@ -53,6 +53,7 @@ const FILES: &[(&str, u32)] = &[
     ("vq/vq.D.Q/dev", READ),
     ("vq/vq.D.Q/worker", READ_WRITE),
     ("vq/vq.D.Q/poll", READ_WRITE),
+    ("vq/vq.D.Q/home", READ_WRITE),
     ("vq/vq.D.Q/can_poll", READ),
     ("vq/vq.D.Q/status", READ),
 ];
@@ -86,7 +87,7 @@ const DEVICE_STATUS: &[&str] = &[
     "pending_ns_max",
     "pending_ns_avg",
 ];
-const VIRTQUEUE_STATUS: &[&str] = &["dev", "worker", "poll", "can_poll"];
+const VIRTQUEUE_STATUS: &[&str] = &["dev", "worker", "poll", "home", "can_poll"];
 
 pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control) {
     suite.case("every file is there and has its mode", move || {
