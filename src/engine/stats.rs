@@ -32,7 +32,7 @@ impl Counter {
     }
 }
 
-/// A number that goes up and down. One thread writes.
+/// A number that goes up and down, or a point in time. One thread writes.
 #[derive(Default)]
 pub struct Gauge(AtomicU64);
 
@@ -43,8 +43,8 @@ impl Gauge {
     }
 
     /// Sets the number.
-    pub fn set(&self, value: usize) {
-        self.0.store(value as u64);
+    pub fn set(&self, value: u64) {
+        self.0.store(value);
     }
 
     /// The number.
@@ -113,6 +113,8 @@ pub struct VirtqueueStats {
     pub notif_bytes: Counter,
     /// How many of them ended before the work did.
     pub notif_limited: Counter,
+    /// For how long work had waited when they began.
+    pub notif_wait: Counter,
     /// Looks at the virtqueue while it is polled.
     pub polls: Counter,
     /// Slices served because a look found something.
@@ -123,10 +125,23 @@ pub struct VirtqueueStats {
     pub poll_bytes: Counter,
     /// How many of them ended before the work did.
     pub poll_limited: Counter,
+    /// Time between their beginnings and the ends of the slices before them.
+    pub poll_wait: Counter,
+    /// For how long it had not been known, when they began, that there is no work.
+    pub poll_pending: Counter,
+    /// Looks that found work and left it, so that what comes meanwhile shares a slice with it.
+    pub poll_coalesced: Counter,
     /// Looks that found nothing.
     pub poll_empty: Counter,
     /// Time of these looks.
     pub poll_empty_time: Counter,
+    /// When a worker that polls the virtqueue looked at it last; 0 if none did yet.
+    pub last_poll: Gauge,
+    /// Times that others were served while the virtqueue had waited for longer than its limits
+    /// allow, or the worker's.
+    pub stuck_times: Counter,
+    /// For how long it had waited then.
+    pub stuck_time: Counter,
     /// Times that the virtqueue was left to its guest to notify, after it had been polled.
     pub parks: Counter,
     /// Times that packets waited in the socket and the guest had no buffers for them.
@@ -165,13 +180,20 @@ impl VirtqueueStats {
             notif_time: Counter::new(),
             notif_bytes: Counter::new(),
             notif_limited: Counter::new(),
+            notif_wait: Counter::new(),
             polls: Counter::new(),
             poll_kicks: Counter::new(),
             poll_time: Counter::new(),
             poll_bytes: Counter::new(),
             poll_limited: Counter::new(),
+            poll_wait: Counter::new(),
+            poll_pending: Counter::new(),
+            poll_coalesced: Counter::new(),
             poll_empty: Counter::new(),
             poll_empty_time: Counter::new(),
+            last_poll: Gauge::new(),
+            stuck_times: Counter::new(),
+            stuck_time: Counter::new(),
             parks: Counter::new(),
             ring_full: Counter::new(),
             served_time: Counter::new(),
@@ -193,6 +215,16 @@ impl VirtqueueStats {
 pub struct WorkerStats {
     /// Turns of the worker's loop.
     pub loops: Counter,
+    /// When the last turn ended, by the time stamp counter.
+    pub last_loop: Gauge,
+    /// Turns in which no work was on the worker's lists.
+    pub empty_works: Counter,
+    /// Works that are on the lists now.
+    pub pending_works: Gauge,
+    /// Works that had waited for longer than the limit while others were served.
+    pub stuck_works: Counter,
+    /// Works for which there was nothing to serve: the virtqueue had no backend any more.
+    pub noqueue_works: Counter,
     /// Slices served.
     pub works: Counter,
     /// Changes of the address space.
@@ -201,6 +233,8 @@ pub struct WorkerStats {
     pub wait: Counter,
     /// Time spent serving.
     pub busy_time: Counter,
+    /// Time in which the worker ran and served nothing.
+    pub spare_time: Counter,
     /// The part of it in slices that a notification brought about.
     pub notif_time: Counter,
     /// The part of it in slices that a look at a polled virtqueue brought about.
@@ -217,6 +251,14 @@ pub struct WorkerStats {
     pub idle_time: Counter,
     /// Time in which the worker could have run and its CPU ran something else.
     pub stolen_time: Counter,
+    /// Times that soft interrupts were let in again: batches of frames that were sent.
+    pub enabled_interrupts: Counter,
+    /// Slices during which soft interrupts ran.
+    pub softirq_slices: Counter,
+    /// Soft interrupts that ran during slices.
+    pub softirqs: Counter,
+    /// Time that they took, which is not part of the time spent serving.
+    pub softirq_time: Counter,
     /// Age of work when its slice began.
     pub pending: Age,
 }
@@ -226,10 +268,16 @@ impl WorkerStats {
     pub const fn new() -> Self {
         Self {
             loops: Counter::new(),
+            last_loop: Gauge::new(),
+            empty_works: Counter::new(),
+            pending_works: Gauge::new(),
+            stuck_works: Counter::new(),
+            noqueue_works: Counter::new(),
             works: Counter::new(),
             mm_switches: Counter::new(),
             wait: Counter::new(),
             busy_time: Counter::new(),
+            spare_time: Counter::new(),
             notif_time: Counter::new(),
             poll_time: Counter::new(),
             empty_poll_time: Counter::new(),
@@ -238,6 +286,10 @@ impl WorkerStats {
             polled: Gauge::new(),
             idle_time: Counter::new(),
             stolen_time: Counter::new(),
+            enabled_interrupts: Counter::new(),
+            softirq_slices: Counter::new(),
+            softirqs: Counter::new(),
+            softirq_time: Counter::new(),
             pending: Age::new(),
         }
     }

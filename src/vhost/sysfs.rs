@@ -173,12 +173,22 @@ static WORKER_FILES: [Attribute<WorkerFiles>; 13] = [
 
 counters!(WORKER_COUNTER_FILES, WORKER_COUNTERS, WorkerFiles => WorkerStats, |files| &files.worker.stats, {
     c"loops": |stats| stats.loops.get(),
+    c"last_loop_tsc_end": |stats| stats.last_loop.get(),
+    c"empty_works": |stats| stats.empty_works.get(),
+    c"pending_works": |stats| stats.pending_works.get(),
+    c"stuck_works": |stats| stats.stuck_works.get(),
+    c"noqueue_works": |stats| stats.noqueue_works.get(),
     c"works": |stats| stats.works.get(),
     c"mm_switches": |stats| stats.mm_switches.get(),
     c"wait": |stats| stats.wait.get(),
     c"busy_ns": |stats| stats.busy_time.get(),
     c"idle_ns": |stats| stats.idle_time.get(),
     c"stolen_ns": |stats| stats.stolen_time.get(),
+    c"cycles": |stats| cpu::to_cycles(stats.spare_time.get()),
+    c"enabled_interrupts": |stats| stats.enabled_interrupts.get(),
+    c"ksoftirq_occurrences": |stats| stats.softirq_slices.get(),
+    c"ksoftirqs": |stats| stats.softirqs.get(),
+    c"ksoftirq_time": |stats| stats.softirq_time.get(),
     c"polls": |stats| stats.polls.get(),
     c"empty_polls": |stats| stats.empty_polls.get(),
     c"empty_poll_ns": |stats| stats.empty_poll_time.get(),
@@ -351,7 +361,7 @@ pub struct VirtqueueFiles {
     virtqueue: Arc<Served<Virtqueue>>,
 }
 
-static VIRTQUEUE_FILES: [Attribute<VirtqueueFiles>; 8] = [
+static VIRTQUEUE_FILES: [Attribute<VirtqueueFiles>; 9] = [
     Attribute::read_only(c"dev", |files, text| {
         Ok(writeln!(text, "{}", files.virtqueue.id.device)?)
     }),
@@ -396,6 +406,9 @@ static VIRTQUEUE_FILES: [Attribute<VirtqueueFiles>; 8] = [
     Attribute::read_only(c"can_poll", |files, text| {
         Ok(writeln!(text, "{}", u8::from(files.can_poll()))?)
     }),
+    Attribute::read_only(c"last_poll_cycles", |files, text| {
+        Ok(writeln!(text, "{}", files.last_poll_cycles())?)
+    }),
     Attribute::read_only(c"pending_ns_max", |files, text| {
         Ok(writeln!(
             text,
@@ -422,13 +435,19 @@ counters!(VIRTQUEUE_COUNTER_FILES, VIRTQUEUE_COUNTERS, VirtqueueFiles => Virtque
     c"notif_cycles": |stats| cpu::to_cycles(stats.notif_time.get()),
     c"notif_bytes": |stats| stats.notif_bytes.get(),
     c"notif_limited": |stats| stats.notif_limited.get(),
+    c"notif_wait": |stats| cpu::to_cycles(stats.notif_wait.get()),
     c"poll_kicks": |stats| stats.poll_kicks.get(),
     c"poll_cycles": |stats| cpu::to_cycles(stats.poll_time.get()),
     c"poll_bytes": |stats| stats.poll_bytes.get(),
     c"poll_limited": |stats| stats.poll_limited.get(),
+    c"poll_wait": |stats| cpu::to_cycles(stats.poll_wait.get()),
+    c"poll_pending_cycles": |stats| cpu::to_cycles(stats.poll_pending.get()),
+    c"poll_coalesced": |stats| stats.poll_coalesced.get(),
     c"polls": |stats| stats.polls.get(),
     c"poll_empty": |stats| stats.poll_empty.get(),
     c"poll_empty_cycles": |stats| cpu::to_cycles(stats.poll_empty_time.get()),
+    c"stuck_times": |stats| stats.stuck_times.get(),
+    c"stuck_cycles": |stats| cpu::to_cycles(stats.stuck_time.get()),
     c"parks": |stats| stats.parks.get(),
     c"ring_full": |stats| stats.ring_full.get(),
     c"served_ns": |stats| stats.served_time.get(),
@@ -453,6 +472,14 @@ impl VirtqueueFiles {
         label.shared[self.virtqueue.id.index as usize] && !self.virtqueue.is_home()
     }
 
+    /// How long ago a worker looked at the virtqueue; 0 if none did yet.
+    fn last_poll_cycles(&self) -> u64 {
+        match self.virtqueue.stats.last_poll.get() {
+            0 => 0,
+            last => cpu::to_cycles(cpu::now().saturating_sub(last)),
+        }
+    }
+
     fn write_status(&self, text: &mut Text<'_>) -> Result {
         let VirtqueueId { device, .. } = self.virtqueue.id;
         let stats = &self.virtqueue.stats;
@@ -465,6 +492,7 @@ impl VirtqueueFiles {
             u8::from(self.virtqueue.is_wanted_home())
         )?;
         writeln!(text, "can_poll:{}", u8::from(self.can_poll()))?;
+        writeln!(text, "last_poll_cycles:{}", self.last_poll_cycles())?;
         writeln!(text, "pending_ns_max:{}", stats.pending.longest())?;
         writeln!(text, "pending_ns_avg:{}", stats.pending.average())?;
         write_lines(text, VIRTQUEUE_COUNTERS, |read| read(stats))

@@ -332,6 +332,10 @@ pub struct Queue {
     pub looked_up: u64,
     /// Whether the guest had no buffers for a packet that waits.
     pub starved: bool,
+    /// When a worker's slice ended last, in nanoseconds; a look that found nothing does not count.
+    pub served: u64,
+    /// When it was seen last, while the virtqueue is polled, that there is no work, in nanoseconds.
+    pub workless: u64,
 }
 
 impl Queue {
@@ -350,6 +354,11 @@ impl Queue {
             Some(backend) => backend.end.is_sharable(),
             None => true,
         }
+    }
+
+    /// Whether the virtqueue has what it takes to be served.
+    pub fn is_servable(&self) -> bool {
+        self.owner.is_some() && self.backend.is_some() && self.ring.is_set_up()
     }
 
     /// Whether there is something to serve, as far as can be seen from outside of the owner's

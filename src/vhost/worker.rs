@@ -178,7 +178,7 @@ impl<'a> Loop<'a> {
             }
             let worked = self.serve_next();
             let looked = self.look_next();
-            self.worker.stats.polled.set(self.polled.len());
+            self.end_turn();
             if !worked && !looked {
                 if stopping && self.throttled.is_empty() {
                     return;
@@ -187,6 +187,16 @@ impl<'a> Loop<'a> {
             }
             self.current.breathe();
         }
+    }
+
+    /// Notes what a turn of the loop has left.
+    fn end_turn(&self) {
+        let stats = &self.worker.stats;
+        let lists = [&self.fresh, &self.ready, &self.spent, &self.throttled];
+        let pending: usize = lists.iter().map(|list| list.len()).sum();
+        stats.pending_works.set(pending as u64);
+        stats.polled.set(self.polled.len() as u64);
+        stats.last_loop.set(cpu::cycles());
     }
 
     /// Passes on the virtqueues that other workers serve now.
@@ -208,7 +218,8 @@ impl<'a> Loop<'a> {
         self.worker.stats.wait.add(1);
         let timeout =
             (!self.throttled.is_empty()).then(|| self.release.saturating_sub(self.accounted));
-        self.account();
+        let took = self.account();
+        self.worker.stats.spare_time.add(took);
         trace::sleep(self.worker.id);
         self.current.sleep_unless(&self.worker.inbox, timeout);
         trace::wake(self.worker.id);
@@ -238,6 +249,7 @@ impl<'a> Loop<'a> {
             self.ready.pop()
         });
         let Some(virtqueue) = next else {
+            self.worker.stats.empty_works.add(1);
             return false;
         };
         if let Some(slice) = virtqueue.begin(&self.worker.inbox, false) {
@@ -258,6 +270,7 @@ impl<'a> Loop<'a> {
         let mode = virtqueue.mode();
         let now = self.accounted;
         virtqueue.stats.polls.add(1);
+        virtqueue.stats.last_poll.set(now);
         self.worker.stats.polls.add(1);
         let stale = now.saturating_sub(queue.looked_up) >= parameters::poll_recheck();
         if mode != Mode::Never && (stale || queue.has_work()) {
@@ -269,6 +282,8 @@ impl<'a> Loop<'a> {
             virtqueue.stats.poll_empty_time.add(took);
             self.worker.stats.empty_polls.add(1);
             self.worker.stats.empty_poll_time.add(took);
+            self.worker.stats.spare_time.add(took);
+            queue.workless = self.accounted;
             if let Some(virtqueue) = slice.poll() {
                 self.polled.push(virtqueue);
             }
@@ -316,6 +331,12 @@ impl<'a> Loop<'a> {
         if let Some(age) = virtqueue.take_pending_age(self.accounted) {
             virtqueue.stats.pending.add(age);
             self.worker.stats.pending.add(age);
+            if cause == Cause::Notification {
+                virtqueue.stats.notif_wait.add(age);
+            }
+        }
+        if !queue.is_servable() {
+            self.worker.stats.noqueue_works.add(1);
         }
         trace::slice_begin(self.worker.id, virtqueue.id);
         let before = Progress::of(&virtqueue.stats);
@@ -331,9 +352,21 @@ impl<'a> Loop<'a> {
             }
         }
         let moved = before.until(&virtqueue.stats);
+        if cause == Cause::Look && moved.packets > 0 {
+            let begun = self.accounted;
+            let stats = &virtqueue.stats;
+            stats.poll_wait.add(begun.saturating_sub(queue.served));
+            stats.poll_pending.add(begun.saturating_sub(queue.workless));
+        }
         let took = self.account();
         self.charge(virtqueue, cause, next, took, &moved);
         self.served = self.accounted;
+        if cause != Cause::Look || moved.packets > 0 {
+            queue.served = self.accounted;
+        }
+        if next == Next::Look {
+            queue.workless = self.accounted;
+        }
 
         trace::slice_end(
             self.worker.id,

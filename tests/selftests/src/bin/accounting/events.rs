@@ -93,6 +93,31 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         move || left(options, control),
     );
 
+    suite.case(
+        "work for a stopped virtqueue is counted as that",
+        move || {
+            const KICKS: u64 = 5;
+            let mut card = Card::new(options, control, NicOptions::default(), "0")?;
+            card.exchange(4)?;
+            card.nic.stop_queue(&card.nic.transmit)?;
+            card.expect_quiet()?;
+            let before = card.worker_counters()?;
+            ensure!(before.get("noqueue_works")? == 0, "{:?}", before.moved());
+            for kick in 1..=KICKS {
+                card.nic.transmit.kick()?;
+                wait::until("the kick to be counted", || {
+                    let moved = card.worker_counters()?.since(&before);
+                    Ok(moved.get("noqueue_works")? == kick)
+                })?;
+            }
+            card.nic.start_queue(&card.nic.transmit)?;
+            card.exchange(4)?;
+            let moved = card.worker_counters()?.since(&before);
+            ensure!(moved.get("noqueue_works")? == KICKS, "{:?}", moved.moved());
+            Ok(())
+        },
+    );
+
     suite.case("the age of pending work is counted", move || {
         let mut card = Card::new(options, control, NicOptions::default(), "0")?;
         card.exchange(50)?;

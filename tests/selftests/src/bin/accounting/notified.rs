@@ -21,6 +21,11 @@ const UNMOVED: &[&str] = &[
     "poll_empty",
     "poll_empty_cycles",
     "poll_limited",
+    "poll_wait",
+    "poll_pending_cycles",
+    "poll_coalesced",
+    "stuck_times",
+    "stuck_cycles",
     "notif_limited",
     "ring_full",
     "errors",
@@ -101,7 +106,7 @@ fn expect_counted(moved: &Counters, kicks: u64) -> Result<()> {
             moved.moved()
         );
     }
-    for name in ["notif_works", "notif_cycles", "served_ns"] {
+    for name in ["notif_works", "notif_cycles", "notif_wait", "served_ns"] {
         ensure!(moved.get(name)? > 0, "{name}: {:?}", moved.moved());
     }
     for name in UNMOVED {
@@ -118,10 +123,24 @@ fn expect_worker(worker: &Counters, virtqueue: &Counters) -> Result<()> {
         "{slices} slices: {:?}",
         worker.moved()
     );
-    for name in ["polls", "empty_polls", "poll_cycles"] {
+    for name in [
+        "polls",
+        "empty_polls",
+        "poll_cycles",
+        "stuck_works",
+        "noqueue_works",
+    ] {
         ensure!(worker.get(name)? == 0, "{name}: {:?}", worker.moved());
     }
-    for name in ["busy_ns", "idle_ns", "notif_cycles", "total_work_cycles"] {
+    for name in [
+        "busy_ns",
+        "idle_ns",
+        "notif_cycles",
+        "total_work_cycles",
+        "cycles",
+        "empty_works",
+        "last_loop_tsc_end",
+    ] {
         ensure!(worker.get(name)? > 0, "{name}: {:?}", worker.moved());
     }
     Ok(())

@@ -28,6 +28,11 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
                     && get("poll_bytes")? == bytes
                     && (1..=u64::from(FRAMES)).contains(&get("poll_kicks")?)
                     && get("poll_cycles")? > 0
+                    && get("poll_wait")? > 0
+                    && get("poll_pending_cycles")? > 0
+                    && get("poll_pending_cycles")? <= get("poll_wait")?
+                    && get("poll_coalesced")? == 0
+                    && get("notif_wait")? == 0
                     && get("polls")? >= get("poll_kicks")? + get("poll_empty")?
                     && get("poll_empty")? > 0
                     && get("poll_empty_cycles")? > 0
@@ -43,7 +48,10 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         ensure!(
             moved.get("poll_cycles")? > 0
                 && moved.get("empty_polls")? > 0
-                && moved.get("polls")? > moved.get("empty_polls")?,
+                && moved.get("polls")? > moved.get("empty_polls")?
+                && moved.get("cycles")? > 0
+                && moved.get("empty_works")? > 0
+                && moved.get("noqueue_works")? == 0,
             "{:?}",
             moved.moved()
         );

@@ -55,6 +55,7 @@ const FILES: &[(&str, u32)] = &[
     ("vq/vq.D.Q/poll", READ_WRITE),
     ("vq/vq.D.Q/home", READ_WRITE),
     ("vq/vq.D.Q/can_poll", READ),
+    ("vq/vq.D.Q/last_poll_cycles", READ),
     ("vq/vq.D.Q/status", READ),
 ];
 
@@ -87,7 +88,14 @@ const DEVICE_STATUS: &[&str] = &[
     "pending_ns_max",
     "pending_ns_avg",
 ];
-const VIRTQUEUE_STATUS: &[&str] = &["dev", "worker", "poll", "home", "can_poll"];
+const VIRTQUEUE_STATUS: &[&str] = &[
+    "dev",
+    "worker",
+    "poll",
+    "home",
+    "can_poll",
+    "last_poll_cycles",
+];
 
 pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control) {
     suite.case("every file is there and has its mode", move || {
