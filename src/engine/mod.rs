@@ -13,4 +13,5 @@ pub mod mem;
 pub mod ring;
 pub mod sched;
 pub mod stats;
+pub mod tunable;
 pub mod vnet;

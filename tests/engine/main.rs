@@ -27,13 +27,16 @@ fn cases(cases: u32) -> proptest::test_runner::Config {
 
 mod abi;
 mod avail;
+mod batch;
 mod budget;
 mod credit;
+mod delay;
 mod explore;
 mod faults;
 mod garbage;
 mod indirect;
 mod lifecycle;
+mod limits;
 mod load;
 mod memory_table;
 mod notify;
@@ -44,6 +47,7 @@ mod share;
 mod simulation;
 mod stats;
 mod stress;
+mod turn;
 mod used;
 mod vnet;
 mod wakeups;

@@ -168,6 +168,12 @@ impl Ring {
         self.avail_idx = base;
     }
 
+    /// How many entries wait when the driver's available index is `avail_idx`, at most as many as
+    /// there are.
+    pub fn pending(&self, avail_idx: u16) -> u16 {
+        avail_idx.wrapping_sub(self.next_avail).min(self.num)
+    }
+
     /// The next available entry to take.
     pub fn base(&self) -> u16 {
         self.next_avail

@@ -2,10 +2,14 @@
 
 //! Who serves which virtqueue, and when.
 
+pub mod batch;
 pub mod budget;
 pub mod credit;
+pub mod delay;
+pub mod limits;
 pub mod load;
 pub mod ownership;
 pub mod placement;
 pub mod polling;
 pub mod share;
+pub mod turn;

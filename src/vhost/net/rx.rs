@@ -5,7 +5,7 @@
 use super::{Next, Slice, SliceResult};
 use crate::engine::error::RingError;
 use crate::engine::mem::{self, UsedElem};
-use crate::engine::sched::budget::Budget;
+use crate::engine::sched::budget::{Budget, Data};
 use crate::engine::vnet;
 use crate::kern::cpu;
 use crate::kern::tap::{Received, Receiver, BATCH};
@@ -35,7 +35,7 @@ impl Slice<'_> {
     fn receive_packets(&mut self, receiver: &mut Receiver) -> SliceResult {
         let vhost_header = self.features.vhost_header_len();
         let socket_header = self.features.socket_header_len();
-        let mut budget = Budget::new(self.how.end);
+        let mut budget = Budget::new(self.how.end, Data::default());
         *self.starved = false;
         loop {
             let packet = receiver.peek();
@@ -84,7 +84,8 @@ impl Slice<'_> {
             if *self.waiting > BATCH {
                 self.give_back()?;
             }
-            if !budget.charge(needed, self.ring.take_work(), cpu::now) {
+            let descriptors = self.ring.take_work();
+            if !budget.charge(needed, descriptors, cpu::now, |_| false) {
                 return Ok(Next::Again);
             }
         }

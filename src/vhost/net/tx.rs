@@ -5,7 +5,7 @@
 use super::{Next, Slice, SliceResult};
 use crate::engine::error::RingError;
 use crate::engine::mem::{self, UsedElem};
-use crate::engine::sched::budget::Budget;
+use crate::engine::sched::budget::{Budget, Data};
 use crate::kern::cpu;
 use crate::kern::error;
 use crate::kern::tap::{FrameError, Socket, BATCH};
@@ -44,7 +44,7 @@ impl Slice<'_> {
     fn transmit_packets(&mut self, socket: &Socket, batch: &mut Batch) -> SliceResult {
         let batching = socket.takes_batches();
         let header = self.features.vhost_header_len();
-        let mut budget = Budget::new(self.how.end);
+        let mut budget = Budget::new(self.how.end, Data::default());
         loop {
             if *self.waiting >= BATCH {
                 self.flush(socket, batch)?;
@@ -87,7 +87,8 @@ impl Slice<'_> {
                     return Ok(next);
                 }
             }
-            if !budget.charge(len, self.ring.take_work(), cpu::now) {
+            let descriptors = self.ring.take_work();
+            if !budget.charge(len, descriptors, cpu::now, |_| false) {
                 return Ok(Next::Again);
             }
         }

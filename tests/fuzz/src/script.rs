@@ -4,7 +4,7 @@
 
 use vhost_iocm_engine::engine::mem::Region;
 use vhost_iocm_engine::engine::ring::Layout;
-use vhost_iocm_engine::engine::sched::budget::Budget;
+use vhost_iocm_engine::engine::sched::budget::{Budget, Data};
 
 use crate::device::{Device, DeviceRing};
 use crate::input::{Descriptor, Input, INDIRECT, NEXT};
@@ -424,7 +424,7 @@ impl<'a> World<'a> {
     fn slice(&mut self) {
         let leave = self.input.below(3);
         let look_takes = u64::from(self.input.byte());
-        let mut budget = Budget::new(SLICE_TIME);
+        let mut budget = Budget::new(SLICE_TIME, Data::default());
         let mut now = 0;
         let mut packets = 0;
         let mut work = 0;
@@ -452,7 +452,7 @@ impl<'a> World<'a> {
                 now += look_takes;
                 now
             };
-            if !budget.charge(len, cost, clock) {
+            if !budget.charge(len, cost, clock, |_| false) {
                 let event = if now >= SLICE_TIME {
                     Event::SliceOfTime
                 } else if packets == SLICE_PACKETS {
