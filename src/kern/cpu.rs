@@ -73,6 +73,20 @@ pub fn to_cycles(nanoseconds: u64) -> u64 {
     unsafe { shim::iocm_to_cycles(nanoseconds) }
 }
 
+/// Cycles of the time stamp counter as nanoseconds.
+pub fn from_cycles(cycles: u64) -> u64 {
+    // SAFETY: The function only computes.
+    unsafe { shim::iocm_from_cycles(cycles) }
+}
+
+/// Waits until `end`, in nanoseconds of [`now`], without giving the CPU away.
+pub fn spin_until(end: u64) {
+    while now() < end {
+        // SAFETY: The instruction has no precondition.
+        unsafe { shim::iocm_relax() };
+    }
+}
+
 /// The NUMA node of `cpu`, which is the number of a possible CPU; -1 if it has none.
 pub fn node(cpu: i32) -> i32 {
     // SAFETY: The function checks the number before it looks it up.

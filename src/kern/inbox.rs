@@ -180,6 +180,26 @@ impl<S: Service> Fifo<S> {
         self.len += 1;
     }
 
+    /// What all may see of the object that has waited longest.
+    pub fn first(&self) -> Option<&S> {
+        // SAFETY: By the type invariant the list owns a reference to its first element, if there is
+        // one, and it cannot give that up while it is borrowed.
+        unsafe { self.first.as_ref() }.map(|object| &**object)
+    }
+
+    /// Puts `object`, which the caller was told to list, before all others.
+    pub fn push_first(&mut self, object: Arc<Served<S>>) {
+        let object = Arc::into_raw(object).cast_mut();
+        // SAFETY: The pointer was made from a reference that the list is about to own.
+        unsafe { (*object).next.store(self.first, Relaxed) };
+        // INVARIANT: `object` is the new beginning, and the end as well if it is alone.
+        self.first = object;
+        if self.last.is_null() {
+            self.last = object;
+        }
+        self.len += 1;
+    }
+
     /// Takes the object that has waited longest.
     pub fn pop(&mut self) -> Option<Arc<Served<S>>> {
         let object = self.first;

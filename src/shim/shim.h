@@ -91,6 +91,7 @@ int iocm_cpu_node(int cpu);
 u64 iocm_cycles(void);
 u64 iocm_now(void);
 u64 iocm_to_cycles(u64 nanoseconds);
+u64 iocm_from_cycles(u64 cycles);
 
 /* affinity.c: the CPUs of threads, kept over CPU hotplug */
 

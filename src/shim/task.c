@@ -177,6 +177,11 @@ u64 iocm_to_cycles(u64 nanoseconds)
 	return mul_u64_u32_div(nanoseconds, tsc_khz, 1000000);
 }
 
+u64 iocm_from_cycles(u64 cycles)
+{
+	return mul_u64_u32_div(cycles, 1000000, tsc_khz);
+}
+
 #else
 
 u64 iocm_cycles(void)
@@ -187,6 +192,11 @@ u64 iocm_cycles(void)
 u64 iocm_to_cycles(u64 nanoseconds)
 {
 	return nanoseconds;
+}
+
+u64 iocm_from_cycles(u64 cycles)
+{
+	return cycles;
 }
 
 #endif

@@ -73,12 +73,15 @@ impl Body for HomeWork {
         }
         let next = match self.owner.as_current() {
             Some(mm) => {
-                let how = How {
+                let mut how = How {
                     shared: false,
                     polling,
                     end: begun.saturating_add(parameters::slice()),
+                    data: virtqueue.limits.data(),
+                    is_other_stuck: None,
                 };
-                net::serve(virtqueue, queue, &mm, how)
+                queue.batches.set_limit(0);
+                net::serve(virtqueue, queue, &mm, &mut how)
             }
             None => Next::Wait,
         };

@@ -8,6 +8,7 @@ pub mod features;
 pub mod home;
 pub mod net;
 pub mod node;
+pub mod others;
 pub mod pool;
 pub mod sysfs;
 pub mod virtqueue;

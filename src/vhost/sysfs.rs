@@ -5,12 +5,14 @@
 
 use super::device::{Device, Label, VIRTQUEUES};
 use super::pool::Pool;
-use super::virtqueue::Virtqueue;
+use super::virtqueue::{Common, Virtqueue};
 use super::worker::Worker;
 use crate::engine::abi::{self, VirtqueueId};
 use crate::engine::sched::credit::{WEIGHT_MAX, WEIGHT_MIN};
+use crate::engine::sched::limits::{Limits, WorkerLimits};
 use crate::engine::sched::share::TIME_SHARE_MAX;
 use crate::engine::stats::{Age, VirtqueueStats, WorkerStats};
+use crate::engine::tunable::Tunable;
 use crate::kern::cpu::{self, CpuList};
 use crate::kern::error::malformed;
 use crate::kern::served::Served;
@@ -87,6 +89,47 @@ macro_rules! counters {
             }),
         )*];
     };
+}
+
+/// Declares the tunables of a kind of object: the array of their files, and the array of what the
+/// lines of a `status` file print.
+macro_rules! tunables {
+    ($files:ident, $lines:ident, $object:ty => $of:ty, $tunables:expr, { $($name:literal: $tunable:expr,)* }) => {
+        const $lines: &[Line<$of>] = &[$(($name, |of| {
+            let tunable: fn(&$of) -> &Tunable = $tunable;
+            tunable(of).get()
+        }),)*];
+
+        static $files: [Attribute<$object>; $lines.len()] = [$(
+            Attribute::read_write(
+                $name,
+                |object, text| {
+                    let of: fn(&$object) -> &$of = $tunables;
+                    let tunable: fn(&$of) -> &Tunable = $tunable;
+                    Ok(writeln!(text, "{}", tunable(of(object)).get())?)
+                },
+                |object, text| {
+                    let of: fn(&$object) -> &$of = $tunables;
+                    let tunable: fn(&$of) -> &Tunable = $tunable;
+                    set_tunable(tunable(of(object)), text)
+                },
+            ),
+        )*];
+    };
+}
+
+/// Sets a tunable to what a text says.
+///
+/// # Errors
+///
+/// `EINVAL` for what is no number, `ERANGE` for one out of bounds.
+fn set_tunable(tunable: &Tunable, text: &[u8]) -> Result {
+    let value = abi::parse_number(text).map_err(malformed)?;
+    if tunable.set(value) {
+        Ok(())
+    } else {
+        Err(ERANGE)
+    }
 }
 
 /// Prints the lines of a `status` file for counters; `value` applies what reads one.
@@ -200,8 +243,14 @@ counters!(WORKER_COUNTER_FILES, WORKER_COUNTERS, WorkerFiles => WorkerStats, |fi
     c"pending_ns_avg": |stats| stats.pending.average(),
 });
 
+tunables!(WORKER_TUNABLE_FILES, WORKER_TUNABLES, WorkerFiles => WorkerLimits, |files| &files.worker.limits, {
+    c"work_list_max_stuck_cycles": |limits| &limits.work_list_max_stuck,
+    c"max_disabled_soft_interrupts_cycles": |limits| &limits.max_disabled_soft_interrupts,
+});
+
 impl Content for WorkerFiles {
-    const FILES: &'static [&'static [Attribute<Self>]] = &[&WORKER_FILES, &WORKER_COUNTER_FILES];
+    const FILES: &'static [&'static [Attribute<Self>]] =
+        &[&WORKER_FILES, &WORKER_TUNABLE_FILES, &WORKER_COUNTER_FILES];
 }
 
 impl WorkerFiles {
@@ -221,6 +270,7 @@ impl WorkerFiles {
         writeln!(text, "default:{}", u8::from(self.pool.is_default(id)))?;
         writeln!(text, "group:{}", self.pool.group_of(id)?)?;
         writeln!(text, "load:{}", self.worker.load.share(cpu::now()))?;
+        write_lines(text, WORKER_TUNABLES, |read| read(&self.worker.limits))?;
         write_lines(text, WORKER_COUNTERS, |read| read(&self.worker.stats))?;
         // The list comes last, since it is the only line that can outgrow the page.
         write!(text, "dev_list:")?;
@@ -317,8 +367,13 @@ fn owner_pid(label: &Label) -> i32 {
     label.owner.map_or(-1, |owner| owner.pid)
 }
 
+tunables!(DEVICE_TUNABLE_FILES, DEVICE_TUNABLES, DeviceFiles => Common, |files| &files.device.common, {
+    c"delay_per_work": |common| &common.delay.per_work,
+    c"delay_per_kbyte": |common| &common.delay.per_kbyte,
+});
+
 impl Content for DeviceFiles {
-    const FILES: &'static [&'static [Attribute<Self>]] = &[&DEVICE_FILES];
+    const FILES: &'static [&'static [Attribute<Self>]] = &[&DEVICE_FILES, &DEVICE_TUNABLE_FILES];
 }
 
 impl DeviceFiles {
@@ -338,6 +393,7 @@ impl DeviceFiles {
         writeln!(text, "max_time_share:{}", common.share.ceiling())?;
         writeln!(text, "home:{}", u8::from(self.device.is_wanted_home()))?;
         writeln!(text, "placed:{}", u8::from(common.is_placed()))?;
+        write_lines(text, DEVICE_TUNABLES, |read| read(common))?;
         // Ages do not add up: the older one counts.
         let oldest = |read: fn(&Age) -> u64| {
             let ages = virtqueues.iter().map(|virtqueue| &virtqueue.stats.pending);
@@ -461,9 +517,20 @@ counters!(VIRTQUEUE_COUNTER_FILES, VIRTQUEUE_COUNTERS, VirtqueueFiles => Virtque
     c"drops": |stats| stats.drops.get(),
 });
 
+tunables!(VIRTQUEUE_TUNABLE_FILES, VIRTQUEUE_TUNABLES, VirtqueueFiles => Limits, |files| &files.virtqueue.limits, {
+    c"min_processed_data_limit": |limits| &limits.min_processed_data,
+    c"max_processed_data_limit": |limits| &limits.max_processed_data,
+    c"max_stuck_pending_items": |limits| &limits.max_stuck_pending_items,
+    c"max_stuck_cycles": |limits| &limits.max_stuck_cycles,
+    c"min_poll_rate": |limits| &limits.min_poll_rate,
+});
+
 impl Content for VirtqueueFiles {
-    const FILES: &'static [&'static [Attribute<Self>]] =
-        &[&VIRTQUEUE_FILES, &VIRTQUEUE_COUNTER_FILES];
+    const FILES: &'static [&'static [Attribute<Self>]] = &[
+        &VIRTQUEUE_FILES,
+        &VIRTQUEUE_TUNABLE_FILES,
+        &VIRTQUEUE_COUNTER_FILES,
+    ];
 }
 
 impl VirtqueueFiles {
@@ -495,6 +562,9 @@ impl VirtqueueFiles {
         writeln!(text, "last_poll_cycles:{}", self.last_poll_cycles())?;
         writeln!(text, "pending_ns_max:{}", stats.pending.longest())?;
         writeln!(text, "pending_ns_avg:{}", stats.pending.average())?;
+        write_lines(text, VIRTQUEUE_TUNABLES, |read| {
+            read(&self.virtqueue.limits)
+        })?;
         write_lines(text, VIRTQUEUE_COUNTERS, |read| read(stats))
     }
 }

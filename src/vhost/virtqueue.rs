@@ -7,7 +7,10 @@ use super::features::Features;
 use crate::engine::abi::{VirtqueueId, WorkerId};
 use crate::engine::mem::{Segment, UsedElem};
 use crate::engine::ring::Ring;
-use crate::engine::sched::credit::Credit;
+use crate::engine::sched::batch::Batches;
+use crate::engine::sched::credit::{self, Credit};
+use crate::engine::sched::delay::Delay;
+use crate::engine::sched::limits::Limits;
 use crate::engine::sched::polling::{Mode, Polling};
 use crate::engine::sched::share::Share;
 use crate::engine::stats::VirtqueueStats;
@@ -31,6 +34,14 @@ pub const SEGMENTS_MAX: usize = 1024;
 /// The most buffers that one packet may fill, plus those that wait to be given back.
 pub const HEADS_MAX: usize = SEGMENTS_MAX + BATCH;
 
+/// The longest time for which a polled virtqueue may be kept from being served by a limit, in
+/// nanoseconds: what a guest can stand without taking its device for dead.
+const POLL_RATE_MAX: u64 = 100_000_000;
+
+fn poll_rate_max() -> u32 {
+    u32::try_from(cpu::to_cycles(POLL_RATE_MAX)).unwrap_or(u32::MAX)
+}
+
 /// Which way the packets of a virtqueue go, by its index in the device (virtio 1.3, 5.1.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -44,6 +55,8 @@ pub enum Direction {
 pub struct Common {
     /// What the device may have of its workers' time.
     pub share: Share,
+    /// How long its slices are made to take, for experiments.
+    pub delay: Delay,
     /// Whether there was a worker for the device when it was made, or it was given one since.
     placed: Atomic<bool>,
     /// For each virtqueue, one more than the number of the worker on which it has work that waits,
@@ -56,6 +69,7 @@ impl Common {
     pub fn new() -> Self {
         Self {
             share: Share::new(),
+            delay: Delay::new(),
             placed: Atomic::new(true),
             backlog: [const { Atomic::new(0) }; VIRTQUEUES],
         }
@@ -86,6 +100,8 @@ pub struct Virtqueue {
     pub stats: VirtqueueStats,
     /// What it has in common with the device's others.
     pub common: Arc<Common>,
+    /// How much of it is served at once, and how long it may wait.
+    pub limits: Limits,
     /// Whether an event of the socket is to be served.
     armed: Atomic<bool>,
     /// When it is polled: a `Mode`.
@@ -117,6 +133,7 @@ impl Virtqueue {
                 id,
                 stats: VirtqueueStats::new(),
                 common,
+                limits: Limits::new(poll_rate_max()),
                 armed: Atomic::new(false),
                 mode: Atomic::new(parameters::poll_mode() as u32),
                 home: Atomic::new(false),
@@ -165,11 +182,39 @@ impl Virtqueue {
         }
     }
 
+    /// For how long work has waited, in nanoseconds, if there is any and that is known.
+    pub fn pending_age(&self, now: u64) -> Option<u64> {
+        let since = self.pending_since.load(Relaxed);
+        (since != 0).then(|| now.saturating_sub(since))
+    }
+
     /// For how long work has waited, in nanoseconds, when its slice begins.
     pub fn take_pending_age(&self, now: u64) -> Option<u64> {
-        let since = self.pending_since.load(Relaxed);
+        let age = self.pending_age(now);
         self.pending_since.store(0, Relaxed);
-        (since != 0).then(|| now.saturating_sub(since))
+        age
+    }
+
+    /// Notes that the virtqueue was stuck, and had waited for so many nanoseconds.
+    pub fn note_stuck(&self, waited: u64) {
+        self.stats.stuck_times.add(1);
+        self.stats.stuck_time.add(waited);
+    }
+
+    /// Whether `credit`, which is the virtqueue's, lets it be served in this round of `worker`.
+    pub fn may_run(&self, credit: &mut Credit, worker: WorkerId, round: u64) -> bool {
+        let weight = self.common.share.weight();
+        let quantum = credit::quantum(parameters::slice(), weight, self.competitors(worker));
+        credit.may_run(round, quantum)
+    }
+
+    /// Whether the virtqueue, which is polled, was served so short a time ago that what there is
+    /// waits for what comes.
+    pub fn is_too_soon(&self, queue: &Queue, now: u64) -> bool {
+        self.limits.min_poll_rate.get() != 0
+            && self
+                .limits
+                .is_too_soon(cpu::to_cycles(now.saturating_sub(queue.served)))
     }
 
     /// Notes whether work waits on `worker`.
@@ -322,6 +367,8 @@ pub struct Queue {
     pub busyloop_timeout: u32,
     /// Memory for slices, as long as there is an owner.
     pub buffers: Option<Buffers>,
+    /// The batches in which frames are handed to the socket.
+    pub batches: Batches,
     /// What it may still use of its worker's time.
     pub credit: Credit,
     /// Whether it is polled.
@@ -378,6 +425,19 @@ impl Queue {
         match &self.avail_idx {
             Some(avail_idx) => self.ring.has_news(avail_idx.read()),
             None => true,
+        }
+    }
+
+    /// How many buffers to transmit wait, as far as can be seen from outside of the owner's address
+    /// space. Packets to receive cannot be counted.
+    pub fn pending_items(&self) -> u16 {
+        let transmits = self
+            .backend
+            .as_ref()
+            .is_some_and(|backend| matches!(backend.end, End::Transmit(_)));
+        match &self.avail_idx {
+            Some(avail_idx) if transmits => self.ring.pending(avail_idx.read()),
+            _ => 0,
         }
     }
 

@@ -7,11 +7,13 @@
 //! it polls. What would have to wait for memory is left to the device's home thread.
 
 use super::net::{self, How, Next};
+use super::others::Others;
 use super::virtqueue::{Queue, Virtqueue};
 use crate::engine::abi::WorkerId;
-use crate::engine::sched::credit;
+use crate::engine::sched::limits::WorkerLimits;
 use crate::engine::sched::load::Load;
 use crate::engine::sched::polling::Mode;
+use crate::engine::sched::turn::{Place, Turn};
 use crate::engine::stats::{VirtqueueStats, WorkerStats};
 use crate::kern::cpu;
 use crate::kern::inbox::{Fifo, Inbox};
@@ -29,6 +31,8 @@ pub struct Worker {
     pub id: WorkerId,
     /// What is counted.
     pub stats: WorkerStats,
+    /// How long works may wait for it, and batches take.
+    pub limits: WorkerLimits,
     /// How busy it has been lately.
     pub load: Load,
     /// When it was created, in nanoseconds.
@@ -47,6 +51,7 @@ impl Worker {
             Self {
                 id,
                 stats: WorkerStats::new(),
+                limits: WorkerLimits::new(),
                 load: Load::new(),
                 created: cpu::now(),
                 inbox: Inbox::new()?,
@@ -134,6 +139,8 @@ struct Loop<'a> {
     release: u64,
     /// Virtqueues that are polled and had nothing at the last look.
     polled: Fifo<Virtqueue>,
+    /// Who goes first.
+    turn: Turn,
     round: u64,
     /// The end of the time that is accounted for, in nanoseconds.
     accounted: u64,
@@ -155,6 +162,7 @@ impl<'a> Loop<'a> {
             throttled: Fifo::new(),
             release: u64::MAX,
             polled: Fifo::new(),
+            turn: Turn::new(),
             round: 1,
             accounted: cpu::now(),
             stolen,
@@ -176,8 +184,8 @@ impl<'a> Loop<'a> {
                 self.fresh.append(&mut self.throttled);
                 self.release = u64::MAX;
             }
-            let worked = self.serve_next();
-            let looked = self.look_next();
+            let worked = self.turn.passes_over(Place::Work) || self.serve_next();
+            let looked = self.turn.passes_over(Place::Polled) || self.look_next();
             self.end_turn();
             if !worked && !looked {
                 if stopping && self.throttled.is_empty() {
@@ -273,7 +281,13 @@ impl<'a> Loop<'a> {
         virtqueue.stats.last_poll.set(now);
         self.worker.stats.polls.add(1);
         let stale = now.saturating_sub(queue.looked_up) >= parameters::poll_recheck();
-        if mode != Mode::Never && (stale || queue.has_work()) {
+        let found = mode != Mode::Never && queue.has_work();
+        if found && virtqueue.is_too_soon(queue, now) {
+            virtqueue.stats.poll_coalesced.add(1);
+            let took = self.account();
+            self.worker.stats.spare_time.add(took);
+            self.look_again(slice);
+        } else if found || (mode != Mode::Never && stale) {
             self.serve(slice, Cause::Look);
         } else if queue.polling.keep(mode, now, &parameters::polling()) {
             virtqueue.stats.poll_empty.add(1);
@@ -284,18 +298,23 @@ impl<'a> Loop<'a> {
             self.worker.stats.empty_poll_time.add(took);
             self.worker.stats.spare_time.add(took);
             queue.workless = self.accounted;
-            if let Some(virtqueue) = slice.poll() {
-                self.polled.push(virtqueue);
-            }
-            // Its address space is not kept for a process that may end meanwhile.
-            if now.saturating_sub(self.served) >= parameters::poll_recheck() {
-                self.current.mm.leave();
-            }
-            self.current.relax();
+            self.look_again(slice);
         } else {
             self.serve(slice, Cause::Parking);
         }
         true
+    }
+
+    /// Leaves a polled virtqueue to the next look.
+    fn look_again(&mut self, slice: Slice<Virtqueue>) {
+        if let Some(virtqueue) = slice.poll() {
+            self.polled.push(virtqueue);
+        }
+        // The address space is not kept for a process that may end meanwhile.
+        if self.accounted.saturating_sub(self.served) >= parameters::poll_recheck() {
+            self.current.mm.leave();
+        }
+        self.current.relax();
     }
 
     /// Serves a slice, if the virtqueue may be served now, and puts it on the list where it belongs
@@ -357,6 +376,12 @@ impl<'a> Loop<'a> {
             let stats = &virtqueue.stats;
             stats.poll_wait.add(begun.saturating_sub(queue.served));
             stats.poll_pending.add(begun.saturating_sub(queue.workless));
+        }
+        let delay = virtqueue.common.delay.of(moved.packets, moved.bytes);
+        if delay > 0 {
+            let end = cpu::now().saturating_add(cpu::from_cycles(delay));
+            let slice_end = self.accounted.saturating_add(parameters::slice());
+            cpu::spin_until(end.min(slice_end));
         }
         let took = self.account();
         self.charge(virtqueue, cause, next, took, &moved);
@@ -427,10 +452,7 @@ impl<'a> Loop<'a> {
         if let Some(until) = virtqueue.common.share.throttled_until(self.accounted) {
             return Admission::Throttled(until);
         }
-        let competitors = virtqueue.competitors(self.worker.id);
-        let weight = virtqueue.common.share.weight();
-        let quantum = credit::quantum(parameters::slice(), weight, competitors);
-        if queue.credit.may_run(self.round, quantum) {
+        if virtqueue.may_run(&mut queue.credit, self.worker.id, self.round) {
             Admission::Now
         } else {
             Admission::Spent
@@ -440,15 +462,28 @@ impl<'a> Loop<'a> {
     /// Serves a virtqueue in its owner's address space, without waiting for memory.
     fn serve_queue(&mut self, virtqueue: &Virtqueue, queue: &mut Queue, cause: Cause) -> Next {
         let now = self.accounted;
+        let Self {
+            worker, current, ..
+        } = self;
+        let mut others = Others {
+            worker,
+            fresh: &mut self.fresh,
+            ready: &self.ready,
+            polled: &mut self.polled,
+            turn: &mut self.turn,
+            round: self.round,
+        };
+        let can_be_stuck = others.can_be_stuck();
+        let mut is_other_stuck = |now| others.is_stuck(now);
         let Some(owner) = &queue.owner else {
             return Next::Wait;
         };
         // A process that has ended has no memory to serve.
-        let Some(mm) = self.current.mm.enter(owner) else {
+        let Some(mm) = current.mm.enter(owner) else {
             return Next::Wait;
         };
         if mm.switched {
-            self.worker.stats.mm_switches.add(1);
+            worker.stats.mm_switches.add(1);
             virtqueue.stats.mm_switches.add(1);
         }
         let _no_faults = NoFaults::new();
@@ -461,9 +496,16 @@ impl<'a> Loop<'a> {
             shared: true,
             polling: cause != Cause::Parking && queue.polling.start(mode, &tunables),
             end: now.saturating_add(parameters::slice()),
+            data: virtqueue.limits.data(),
+            is_other_stuck: can_be_stuck.then_some(&mut is_other_stuck),
         };
+        let batch_time = worker.limits.max_disabled_soft_interrupts.get();
+        queue.batches.set_limit(match batch_time {
+            0 => 0,
+            cycles => cpu::from_cycles(cycles).max(1),
+        });
         let before = Progress::of(&virtqueue.stats);
-        let mut next = net::serve(virtqueue, queue, &mm, how);
+        let mut next = net::serve(virtqueue, queue, &mm, &mut how);
         if cause == Cause::Look && before.until(&virtqueue.stats).packets > 0 {
             queue.polling.work(now, &tunables);
         }
@@ -472,8 +514,12 @@ impl<'a> Loop<'a> {
         {
             // Nothing has come for too long, or nothing can be seen from outside.
             how.polling = false;
-            next = net::serve(virtqueue, queue, &mm, how);
+            next = net::serve(virtqueue, queue, &mm, &mut how);
         }
+        worker
+            .stats
+            .enabled_interrupts
+            .add(queue.batches.take_sent());
         if next == Next::Wait && queue.polling.park(now) {
             virtqueue.stats.parks.add(1);
             trace::park(virtqueue.id);

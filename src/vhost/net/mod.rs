@@ -10,6 +10,8 @@ use super::virtqueue::{End, Queue, Virtqueue};
 use crate::engine::error::RingError;
 use crate::engine::mem::{Segment, UsedElem};
 use crate::engine::ring::Ring;
+use crate::engine::sched::batch::Batches;
+use crate::engine::sched::budget::Data;
 use crate::kern::eventfd::EventFd;
 use crate::kern::mm::InMm;
 use crate::kern::tap::Frames;
@@ -31,22 +33,34 @@ pub enum Next {
 }
 
 /// How a slice is served.
-#[derive(Clone, Copy)]
-pub struct How {
+pub struct How<'a> {
     /// By a worker that others share, which does not wait for memory.
     pub shared: bool,
     /// When there is nothing left somebody looks again; nobody has to notify.
     pub polling: bool,
     /// When the slice ends, in nanoseconds of the scheduler clock.
     pub end: u64,
+    /// How much it moves.
+    pub data: Data,
+    /// Tells, at the time that it is given, whether somebody else is stuck, for whom the slice ends
+    /// early.
+    pub is_other_stuck: Option<&'a mut dyn FnMut(u64) -> bool>,
+}
+
+impl How<'_> {
+    fn is_other_stuck(&mut self, now: u64) -> bool {
+        self.is_other_stuck
+            .as_mut()
+            .is_some_and(|is_other_stuck| is_other_stuck(now))
+    }
 }
 
 /// Why a slice ended before its time: the ring cannot be served any further.
 type SliceResult = Result<Next, RingError>;
 
 /// What a slice works with.
-struct Slice<'a> {
-    how: How,
+struct Slice<'a, 'b> {
+    how: &'a mut How<'b>,
     virtqueue: &'a Virtqueue,
     ring: &'a mut Ring,
     features: Features,
@@ -57,10 +71,11 @@ struct Slice<'a> {
     /// How many of `heads` wait to be given back.
     waiting: &'a mut usize,
     frames: &'a mut Frames,
+    batches: &'a mut Batches,
     starved: &'a mut bool,
 }
 
-impl Slice<'_> {
+impl Slice<'_, '_> {
     /// Gives the chains in `heads` back to the driver, and interrupts it if it wants that. If the
     /// used ring cannot be written, they wait for the next slice.
     fn give_back(&mut self) -> Result<(), RingError> {
@@ -96,7 +111,8 @@ impl Slice<'_> {
 }
 
 /// Serves one slice of a virtqueue, in the address space `mm` of its owner.
-pub fn serve(virtqueue: &Virtqueue, queue: &mut Queue, mm: &InMm<'_>, how: How) -> Next {
+pub fn serve(virtqueue: &Virtqueue, queue: &mut Queue, mm: &InMm<'_>, how: &mut How<'_>) -> Next {
+    let shared = how.shared;
     let (Some(backend), Some(table), Some(buffers)) =
         (&mut queue.backend, &queue.memory, &mut queue.buffers)
     else {
@@ -118,6 +134,7 @@ pub fn serve(virtqueue: &Virtqueue, queue: &mut Queue, mm: &InMm<'_>, how: How) 
         heads: &mut buffers.heads,
         waiting: &mut buffers.waiting,
         frames: &mut buffers.frames,
+        batches: &mut queue.batches,
         starved: &mut queue.starved,
     };
     let result = match &mut backend.end {
@@ -126,7 +143,7 @@ pub fn serve(virtqueue: &Virtqueue, queue: &mut Queue, mm: &InMm<'_>, how: How) 
     };
     match result {
         Ok(next) => next,
-        Err(RingError::Fault) if how.shared => Next::Fault,
+        Err(RingError::Fault) if shared => Next::Fault,
         Err(_) => {
             queue.fail(&virtqueue.stats);
             Next::Wait

@@ -5,7 +5,7 @@
 use super::{Next, Slice, SliceResult};
 use crate::engine::error::RingError;
 use crate::engine::mem::{self, UsedElem};
-use crate::engine::sched::budget::{Budget, Data};
+use crate::engine::sched::budget::Budget;
 use crate::engine::vnet;
 use crate::kern::cpu;
 use crate::kern::tap::{Received, Receiver, BATCH};
@@ -21,7 +21,7 @@ enum Room {
     TooSmall { chains: u16 },
 }
 
-impl Slice<'_> {
+impl Slice<'_, '_> {
     /// Serves a receive virtqueue.
     pub(super) fn receive(&mut self, receiver: &mut Receiver) -> SliceResult {
         self.ring.disable_notify(&self.memory)?;
@@ -35,7 +35,7 @@ impl Slice<'_> {
     fn receive_packets(&mut self, receiver: &mut Receiver) -> SliceResult {
         let vhost_header = self.features.vhost_header_len();
         let socket_header = self.features.socket_header_len();
-        let mut budget = Budget::new(self.how.end, Data::default());
+        let mut budget = Budget::new(self.how.end, self.how.data);
         *self.starved = false;
         loop {
             let packet = receiver.peek();
@@ -85,7 +85,8 @@ impl Slice<'_> {
                 self.give_back()?;
             }
             let descriptors = self.ring.take_work();
-            if !budget.charge(needed, descriptors, cpu::now, |_| false) {
+            let is_other_stuck = |now| self.how.is_other_stuck(now);
+            if !budget.charge(needed, descriptors, cpu::now, is_other_stuck) {
                 return Ok(Next::Again);
             }
         }

@@ -5,7 +5,7 @@
 use super::{Next, Slice, SliceResult};
 use crate::engine::error::RingError;
 use crate::engine::mem::{self, UsedElem};
-use crate::engine::sched::budget::{Budget, Data};
+use crate::engine::sched::budget::Budget;
 use crate::kern::cpu;
 use crate::kern::error;
 use crate::kern::tap::{FrameError, Socket, BATCH};
@@ -29,7 +29,7 @@ struct Batch {
     bytes: u64,
 }
 
-impl Slice<'_> {
+impl Slice<'_, '_> {
     /// Serves a transmit virtqueue.
     pub(super) fn transmit(&mut self, socket: &Socket) -> SliceResult {
         self.ring.disable_notify(&self.memory)?;
@@ -44,10 +44,12 @@ impl Slice<'_> {
     fn transmit_packets(&mut self, socket: &Socket, batch: &mut Batch) -> SliceResult {
         let batching = socket.takes_batches();
         let header = self.features.vhost_header_len();
-        let mut budget = Budget::new(self.how.end, Data::default());
+        let mut budget = Budget::new(self.how.end, self.how.data);
+        let mut size = self.batches.size(BATCH);
         loop {
-            if *self.waiting >= BATCH {
+            if *self.waiting >= size {
                 self.flush(socket, batch)?;
+                size = self.batches.size(BATCH);
             }
             let mut len = 0;
             if let Some(chain) = self.ring.pop(&self.memory, self.segments)? {
@@ -88,7 +90,8 @@ impl Slice<'_> {
                 }
             }
             let descriptors = self.ring.take_work();
-            if !budget.charge(len, descriptors, cpu::now, |_| false) {
+            let is_other_stuck = |now| self.how.is_other_stuck(now);
+            if !budget.charge(len, descriptors, cpu::now, is_other_stuck) {
                 return Ok(Next::Again);
             }
         }
@@ -140,7 +143,9 @@ impl Slice<'_> {
         }
         let more = !batching && !self.ring.is_empty(&self.memory);
         let segments = &self.segments[..readable];
-        match socket.send(&self.memory, segments, vhost_header, len, more) {
+        let sent = socket.send(&self.memory, segments, vhost_header, len, more);
+        self.batches.note_sent(1, None);
+        match sent {
             Ok(()) => {
                 stats.packets.add(1);
                 stats.bytes.add(packet as u64);
@@ -160,7 +165,13 @@ impl Slice<'_> {
     fn flush(&mut self, socket: &Socket, batch: &mut Batch) -> Result<(), RingError> {
         let Batch { packets, bytes } = core::mem::take(batch);
         let stats = &self.virtqueue.stats;
-        match self.frames.send(socket) {
+        let begun = self.batches.is_limited().then(cpu::now);
+        let sent = self.frames.send(socket);
+        if packets > 0 {
+            let took = begun.map(|begun| cpu::now().saturating_sub(begun));
+            self.batches.note_sent(packets, took);
+        }
+        match sent {
             Ok(()) => {
                 stats.packets.add(packets);
                 stats.bytes.add(bytes);

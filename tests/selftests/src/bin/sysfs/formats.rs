@@ -39,6 +39,8 @@ const FILES: &[(&str, u32)] = &[
     ("worker/w.N/priority", READ_WRITE),
     ("worker/w.N/locked", READ_WRITE),
     ("worker/w.N/group", READ_WRITE),
+    ("worker/w.N/work_list_max_stuck_cycles", READ_WRITE),
+    ("worker/w.N/max_disabled_soft_interrupts_cycles", READ_WRITE),
     ("worker/w.N/load", READ),
     ("worker/w.N/dev_list", READ),
     ("worker/w.N/status", READ),
@@ -49,6 +51,8 @@ const FILES: &[(&str, u32)] = &[
     ("dev/d.N/max_time_share", READ_WRITE),
     ("dev/d.N/home", READ_WRITE),
     ("dev/d.N/placed", READ),
+    ("dev/d.N/delay_per_work", READ_WRITE),
+    ("dev/d.N/delay_per_kbyte", READ_WRITE),
     ("dev/d.N/status", READ),
     ("vq/vq.D.Q/dev", READ),
     ("vq/vq.D.Q/worker", READ_WRITE),
@@ -56,6 +60,11 @@ const FILES: &[(&str, u32)] = &[
     ("vq/vq.D.Q/home", READ_WRITE),
     ("vq/vq.D.Q/can_poll", READ),
     ("vq/vq.D.Q/last_poll_cycles", READ),
+    ("vq/vq.D.Q/min_processed_data_limit", READ_WRITE),
+    ("vq/vq.D.Q/max_processed_data_limit", READ_WRITE),
+    ("vq/vq.D.Q/max_stuck_pending_items", READ_WRITE),
+    ("vq/vq.D.Q/max_stuck_cycles", READ_WRITE),
+    ("vq/vq.D.Q/min_poll_rate", READ_WRITE),
     ("vq/vq.D.Q/status", READ),
 ];
 
@@ -73,6 +82,8 @@ const WORKER_STATUS: &[&str] = &[
     "default",
     "group",
     "load",
+    "work_list_max_stuck_cycles",
+    "max_disabled_soft_interrupts_cycles",
     "dev_list",
 ];
 const DEVICE_STATUS: &[&str] = &[
@@ -85,6 +96,8 @@ const DEVICE_STATUS: &[&str] = &[
     "max_time_share",
     "home",
     "placed",
+    "delay_per_work",
+    "delay_per_kbyte",
     "pending_ns_max",
     "pending_ns_avg",
 ];
@@ -95,6 +108,11 @@ const VIRTQUEUE_STATUS: &[&str] = &[
     "home",
     "can_poll",
     "last_poll_cycles",
+    "min_processed_data_limit",
+    "max_processed_data_limit",
+    "max_stuck_pending_items",
+    "max_stuck_cycles",
+    "min_poll_rate",
 ];
 
 pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control) {
