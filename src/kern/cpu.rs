@@ -87,6 +87,32 @@ pub fn spin_until(end: u64) {
     }
 }
 
+/// The soft interrupts of the current thread's CPU at one time.
+pub struct SoftInterrupts(shim::iocm_softirqs);
+
+impl SoftInterrupts {
+    /// Those until now.
+    pub fn now() -> Self {
+        let mut softirqs = shim::iocm_softirqs::default();
+        // SAFETY: The function writes to the structure, which is valid.
+        unsafe { shim::iocm_read_softirqs(&mut softirqs) };
+        Self(softirqs)
+    }
+
+    /// How many have run since, and for how many nanoseconds. There are none if the thread was
+    /// switched out meanwhile: others may have been interrupted then, or it is on another CPU.
+    pub fn since(&self) -> (u64, u64) {
+        let Self(now) = Self::now();
+        if now.switches != self.0.switches {
+            return (0, 0);
+        }
+        (
+            u64::from(now.count.wrapping_sub(self.0.count)),
+            now.time.saturating_sub(self.0.time),
+        )
+    }
+}
+
 /// The NUMA node of `cpu`, which is the number of a possible CPU; -1 if it has none.
 pub fn node(cpu: i32) -> i32 {
     // SAFETY: The function checks the number before it looks it up.

@@ -71,6 +71,15 @@ u16 iocm_page_read_u16(struct page *page, unsigned int offset);
 
 /* task.c: threads and processors */
 
+/* Soft interrupts of a CPU since it was booted, as its current thread sees them. */
+struct iocm_softirqs {
+	/* How often the thread was switched out. */
+	u64 switches;
+	/* Nanoseconds. */
+	u64 time;
+	unsigned int count;
+};
+
 void iocm_allow_affinity(void);
 int iocm_task_cpu(struct task_struct *task);
 size_t iocm_task_cpus(struct task_struct *task, char *text, size_t size);
@@ -92,6 +101,7 @@ u64 iocm_cycles(void);
 u64 iocm_now(void);
 u64 iocm_to_cycles(u64 nanoseconds);
 u64 iocm_from_cycles(u64 cycles);
+void iocm_read_softirqs(struct iocm_softirqs *softirqs);
 
 /* affinity.c: the CPUs of threads, kept over CPU hotplug */
 

@@ -4,6 +4,7 @@
  */
 #include <linux/cpumask.h>
 #include <linux/hrtimer.h>
+#include <linux/kernel_stat.h>
 #include <linux/math64.h>
 #include <linux/processor.h>
 #include <linux/rcupdate.h>
@@ -118,6 +119,21 @@ u64 iocm_run_delay(void)
 #else
 	return 0;
 #endif
+}
+
+/*
+ * Reads the soft interrupts of this CPU. A thread changes its CPU only while it is switched out. Without
+ * CONFIG_IRQ_TIME_ACCOUNTING their time is guessed from ticks, which says nothing of a slice.
+ */
+void iocm_read_softirqs(struct iocm_softirqs *softirqs)
+{
+	int cpu = get_cpu();
+
+	softirqs->switches = current->nvcsw + current->nivcsw;
+	softirqs->count = kstat_cpu_softirqs_sum(cpu);
+	softirqs->time = IS_ENABLED(CONFIG_IRQ_TIME_ACCOUNTING) ?
+			 READ_ONCE(kcpustat_cpu(cpu).cpustat[CPUTIME_SOFTIRQ]) : 0;
+	put_cpu();
 }
 
 void iocm_relax(void)

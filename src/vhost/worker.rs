@@ -15,7 +15,7 @@ use crate::engine::sched::load::Load;
 use crate::engine::sched::polling::Mode;
 use crate::engine::sched::turn::{Place, Turn};
 use crate::engine::stats::{VirtqueueStats, WorkerStats};
-use crate::kern::cpu;
+use crate::kern::cpu::{self, SoftInterrupts};
 use crate::kern::inbox::{Fifo, Inbox};
 use crate::kern::mm::NoFaults;
 use crate::kern::parameters;
@@ -358,6 +358,7 @@ impl<'a> Loop<'a> {
             self.worker.stats.noqueue_works.add(1);
         }
         trace::slice_begin(self.worker.id, virtqueue.id);
+        let soft_interrupts = SoftInterrupts::now();
         let before = Progress::of(&virtqueue.stats);
         let mut next = self.serve_queue(virtqueue, queue, cause);
         if next == Next::Fault {
@@ -383,7 +384,9 @@ impl<'a> Loop<'a> {
             let slice_end = self.accounted.saturating_add(parameters::slice());
             cpu::spin_until(end.min(slice_end));
         }
-        let took = self.account();
+        let passed = self.account();
+        let interrupted = self.account_soft_interrupts(&soft_interrupts, passed);
+        let took = passed - interrupted;
         self.charge(virtqueue, cause, next, took, &moved);
         self.served = self.accounted;
         if cause != Cause::Look || moved.packets > 0 {
@@ -401,8 +404,10 @@ impl<'a> Loop<'a> {
             took,
         );
 
-        let left = queue.credit.charge(took);
-        virtqueue.common.share.charge(took, self.accounted);
+        // The frames that a guest sends can raise soft interrupts. Their time is not its service, but
+        // the worker's others do without it as well, so it counts where time is divided.
+        let left = queue.credit.charge(passed);
+        virtqueue.common.share.charge(passed, self.accounted);
         match next {
             Next::Again => {
                 virtqueue.set_backlog(Some(self.worker.id));
@@ -528,6 +533,21 @@ impl<'a> Loop<'a> {
             queue.avail_idx = None;
         }
         next
+    }
+
+    /// Accounts for the soft interrupts of a slice that took so many nanoseconds; returns how many
+    /// of these they took.
+    fn account_soft_interrupts(&self, before: &SoftInterrupts, passed: u64) -> u64 {
+        let stats = &self.worker.stats;
+        let (count, time) = before.since();
+        if count == 0 {
+            return 0;
+        }
+        let time = time.min(passed);
+        stats.softirq_slices.add(1);
+        stats.softirqs.add(count);
+        stats.softirq_time.add(time);
+        time
     }
 
     /// Accounts for a slice.
