@@ -90,8 +90,13 @@ impl<'a> Card<'a> {
     /// Adds frames to the host to the ring and shows all of them to the device by one step of the
     /// available index, without a kick. Returns whether the device wants one.
     pub fn publish_at_once(&mut self, frames: u32) -> Result<bool> {
+        self.publish_frames(frames, frame::MINIMUM)
+    }
+
+    /// The same with frames of this length.
+    pub fn publish_frames(&mut self, frames: u32, length: usize) -> Result<bool> {
         for _ in 0..frames {
-            let frame = frame::encode(TO_HOST, self.sent.0, frame::MINIMUM);
+            let frame = frame::encode(TO_HOST, self.sent.0, length);
             let added = self.nic.add_transmit(&NetHeader::default(), &frame)?;
             ensure!(added, "no room for frame {}", self.sent.0);
             self.sent.0 += 1;
@@ -106,6 +111,21 @@ impl<'a> Card<'a> {
             self.nic.transmit.kick()?;
         }
         Ok(wanted)
+    }
+
+    /// Publishes frames of this length and kicks once, as a driver does that has many of them.
+    pub fn transmit_at_once(&mut self, frames: u32, length: usize) -> Result<()> {
+        if self.publish_frames(frames, length)? {
+            self.nic.transmit.kick()?;
+        }
+        Ok(())
+    }
+
+    /// Sets an attribute of the virtqueue to the host.
+    pub fn set_transmit(&self, attribute: &str, value: u64) -> Result<()> {
+        let virtqueue = virtqueue(&self.device, TRANSMIT);
+        self.control
+            .set(&format!("vq/{virtqueue}/{attribute}"), &value.to_string())
     }
 
     /// Waits for all frames to the host.
