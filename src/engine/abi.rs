@@ -8,6 +8,7 @@
 
 use crate::engine::sched::placement::Rule;
 use crate::engine::sched::polling::Mode;
+use crate::engine::sched::standby::State;
 use core::fmt;
 
 /// The number of a worker, printed as `w.N`.
@@ -206,6 +207,34 @@ impl fmt::Display for Rule {
 /// Reads the number of a group.
 pub fn parse_group(text: &[u8]) -> Result<u32, Malformed> {
     number(line(text))
+}
+
+/// Splits what describes a new worker into its CPUs, which the caller reads, and whether it is
+/// parked: `CPUS` or `CPUS parked`.
+pub fn split_creation(text: &[u8]) -> (&[u8], bool) {
+    match line(text).strip_suffix(b" parked") {
+        Some(cpus) => (cpus, true),
+        None => (text, false),
+    }
+}
+
+/// Reads whether a worker is parked: `active` or `parked`.
+pub fn parse_parked(text: &[u8]) -> Result<bool, Malformed> {
+    match line(text) {
+        b"active" => Ok(false),
+        b"parked" => Ok(true),
+        _ => Err(Malformed),
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Active => "active",
+            Self::Parked => "parked",
+            Self::Woken { .. } => "woken",
+        })
+    }
 }
 
 /// Reads `0` or `1`.

@@ -47,3 +47,24 @@ proptest! {
         prop_assert!(used + 20_000_000 + slice >= allowed * 99 / 100, "{used} of {allowed}");
     }
 }
+
+proptest! {
+    #![proptest_config(crate::cases(64))]
+
+    #[test]
+    fn who_only_looks_sees_what_who_serves_is_told(
+        ceiling in 1u32..=TIME_SHARE_MAX,
+        steps in prop::collection::vec((0u64..30_000_000, 0u64..15_000_000), 1..100),
+    ) {
+        let share = Share::new();
+        share.set_ceiling(ceiling);
+        let mut now = 1_000_000_000;
+        for (pause, used) in steps {
+            now += pause;
+            let throttled = share.is_throttled(now);
+            prop_assert_eq!(share.is_throttled(now), throttled);
+            prop_assert_eq!(share.throttled_until(now).is_some(), throttled);
+            share.charge(used, now);
+        }
+    }
+}

@@ -12,4 +12,5 @@ pub mod ownership;
 pub mod placement;
 pub mod polling;
 pub mod share;
+pub mod standby;
 pub mod turn;

@@ -76,24 +76,39 @@ impl Share {
         (self.used.load() as i64 >= self.allowance()).then(|| (now / WINDOW + 1) * WINDOW)
     }
 
+    /// Whether the device may not be served at `now`, for those who only look.
+    pub fn is_throttled(&self, now: u64) -> bool {
+        self.ceiling() < TIME_SHARE_MAX && self.used_at(now / WINDOW) >= self.allowance()
+    }
+
     /// What the ceiling allows in one window, in nanoseconds.
     fn allowance(&self) -> i64 {
         (WINDOW * u64::from(self.ceiling()) / u64::from(TIME_SHARE_MAX)) as i64
     }
 
-    /// Goes on to the window of `now`. What was used too much has to be paid for by as many
-    /// windows as it takes; what was left counts for one more window, since a slice that began in
-    /// one window may be accounted for in the next.
+    /// Goes on to the window of `now`.
     fn turn(&self, now: u64) {
         let window = now / WINDOW;
-        let passed = window.saturating_sub(self.window.load());
-        if passed > 0 {
+        if window > self.window.load() {
+            let used = self.used_at(window);
             self.window.store(window);
-            let allowance = self.allowance();
-            let passed = i64::try_from(passed).unwrap_or(i64::MAX);
-            let left = (self.used.load() as i64).saturating_sub(allowance.saturating_mul(passed));
-            self.used.store(left.max(-allowance) as u64);
+            self.used.store(used as u64);
         }
+    }
+
+    /// What counts as used in `window`. What was used too much before has to be paid for by as many
+    /// windows as it takes; what was left counts for one more window, since a slice that began in
+    /// one window may be accounted for in the next.
+    fn used_at(&self, window: u64) -> i64 {
+        let used = self.used.load() as i64;
+        let passed = window.saturating_sub(self.window.load());
+        if passed == 0 {
+            return used;
+        }
+        let allowance = self.allowance();
+        let passed = i64::try_from(passed).unwrap_or(i64::MAX);
+        used.saturating_sub(allowance.saturating_mul(passed))
+            .max(-allowance)
     }
 }
 
