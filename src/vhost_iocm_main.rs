@@ -11,8 +11,10 @@ pub mod vhost;
 use kern::affinity::Hotplug;
 use kern::control::Control;
 use kern::misc::{device_name, Registration};
+use kern::thread::Thread;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use vhost::fast_loop::FastLoop;
 use vhost::pool::Pool;
 use vhost::VhostNet;
 
@@ -28,10 +30,11 @@ module! {
     alias: ["char-major-10-238", "devname:vhost-net"],
 }
 
-/// The module, in the order in which its parts go: nobody opens the node any more, then the
-/// workers end, then the class goes in which they were shown, and CPUs are not followed any more.
+/// The module, in the order in which its parts go: nobody opens the node any more, then the fast
+/// loop ends, then the workers, then the class goes in which they were shown, and CPUs are not followed any more.
 struct Module {
     _node: Pin<KBox<Registration<VhostNet>>>,
+    _fast_loop: Thread<FastLoop>,
     _workers: Workers,
     _control: Control<Pool>,
     _hotplug: Hotplug,
@@ -53,6 +56,7 @@ impl kernel::Module for Module {
         let control = Control::new(pool.clone())?;
         let workers = Workers(pool.clone());
         pool.create_first_worker()?;
+        let fast_loop = FastLoop::start(&pool)?;
         let node = VhostNet::new(pool);
         let node = match device_name() {
             None => Registration::new(c"vhost-net", Some(MINOR), module, node)?,
@@ -60,6 +64,7 @@ impl kernel::Module for Module {
         };
         Ok(Self {
             _node: node,
+            _fast_loop: fast_loop,
             _workers: workers,
             _control: control,
             _hotplug: hotplug,

@@ -261,6 +261,8 @@ pub struct WorkerStats {
     pub softirq_time: Counter,
     /// Age of work when its slice began.
     pub pending: Age,
+    /// Times that the worker was woken after it had been parked. The fast loop is the writer.
+    pub wakes: Counter,
 }
 
 impl WorkerStats {
@@ -291,6 +293,7 @@ impl WorkerStats {
             softirqs: Counter::new(),
             softirq_time: Counter::new(),
             pending: Age::new(),
+            wakes: Counter::new(),
         }
     }
 }

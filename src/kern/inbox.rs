@@ -80,6 +80,14 @@ impl<S: Service> Inbox<S> {
         self.reader.as_ref().map(|task| task.pid())
     }
 
+    /// Wakes the reader, to which something else matters than what is in the inbox. Any context in
+    /// which a thread may be woken.
+    pub fn wake_reader(&self) {
+        if let Some(reader) = self.reader.as_ref() {
+            reader.wake_up();
+        }
+    }
+
     /// Asks the reader to look through its lists for objects that it has to pass on. A reader that
     /// sleeps has none, so it is not woken.
     pub(super) fn ask_to_look(&self) {
@@ -115,9 +123,7 @@ impl<S: Service> Inbox<S> {
         }
         // If there was something, whoever put it there has woken the reader.
         if newest.is_null() {
-            if let Some(reader) = self.reader.as_ref() {
-                reader.wake_up();
-            }
+            self.wake_reader();
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use super::bindings as shim;
 use crate::engine::sched::polling::{Mode, Tunables};
+use crate::engine::sched::standby;
 
 const NANOSECONDS: u64 = 1000;
 
@@ -30,6 +31,32 @@ pub fn polling() -> Tunables {
         start: u64::from(unsafe { shim::iocm_poll_start_us() }) * NANOSECONDS,
         // SAFETY: The function reads a parameter.
         idle: u64::from(unsafe { shim::iocm_poll_idle_us() }) * NANOSECONDS,
+    }
+}
+
+/// The age of waiting work, in nanoseconds, above which a worker is congested.
+pub fn wake_age() -> u64 {
+    // SAFETY: The function reads a parameter.
+    u64::from(unsafe { shim::iocm_wake_pending_us() }) * NANOSECONDS
+}
+
+/// The time between two checks of the workers, in nanoseconds.
+pub fn balance_interval() -> u64 {
+    // SAFETY: The function reads a parameter.
+    u64::from(unsafe { shim::iocm_balance_us() }) * NANOSECONDS
+}
+
+/// When parked workers are woken, and parked again.
+pub fn standby() -> standby::Tunables {
+    standby::Tunables {
+        interval: balance_interval(),
+        wake_age: wake_age(),
+        // SAFETY: The function reads a parameter.
+        park_load: unsafe { shim::iocm_park_load() },
+        // SAFETY: The function reads a parameter.
+        park_time: u64::from(unsafe { shim::iocm_park_after_us() }) * NANOSECONDS,
+        // SAFETY: The function reads a parameter.
+        woken_max: unsafe { shim::iocm_max_woken() },
     }
 }
 

@@ -123,6 +123,11 @@ impl<S: Service> Served<S> {
         ptr::eq(self.reader(), inbox)
     }
 
+    /// Whether the home thread serves the object now, which may change at any time.
+    pub fn is_at_home(&self) -> bool {
+        self.ownership.is_away()
+    }
+
     /// The number of the home thread in the initial namespace; `None` if there is none, or it has
     /// not run yet.
     pub fn home_pid(&self) -> Option<i32> {

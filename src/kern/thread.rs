@@ -46,9 +46,15 @@ impl Current {
     /// Sleeps until something comes into `inbox`, the thread is asked to end, or, if there is a
     /// `timeout`, so many nanoseconds have passed.
     pub fn sleep_unless<S: Service>(&self, inbox: &Inbox<S>, timeout: Option<u64>) {
+        self.sleep_until(|| !inbox.is_empty(), timeout);
+    }
+
+    /// Sleeps, unless `ready` holds, until the thread is woken, is asked to end, or, if there is a
+    /// `timeout`, so many nanoseconds have passed.
+    pub fn sleep_until(&self, ready: impl FnOnce() -> bool, timeout: Option<u64>) {
         // SAFETY: The announcement is taken back below.
         unsafe { shim::iocm_prepare_sleep() };
-        if inbox.is_empty() && !self.should_stop() {
+        if !ready() && !self.should_stop() {
             match timeout {
                 // SAFETY: This thread holds no lock that forbids to sleep.
                 None => unsafe { bindings::schedule() },

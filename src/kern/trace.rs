@@ -119,3 +119,15 @@ pub fn sleep(worker: WorkerId) {
 pub fn wake(worker: WorkerId) {
     trace!(iocm_wake(worker.0));
 }
+
+/// A parked worker is woken and gets so many virtqueues of a congested one.
+#[inline]
+pub fn standby_wake(worker: WorkerId, congested: WorkerId, virtqueues: u32) {
+    trace!(iocm_standby_wake(worker.0, congested.0, virtqueues));
+}
+
+/// A worker is parked again, and another gets its virtqueues.
+#[inline]
+pub fn standby_park(worker: WorkerId, heir: WorkerId, virtqueues: u32) {
+    trace!(iocm_standby_park(worker.0, heir.0, virtqueues));
+}

@@ -81,6 +81,16 @@ UINT_PARAMETER(poll_idle_us, 1000, 1, 10000000,
 	       "a polled virtqueue without work for so long is left to its guest to notify, in microseconds, 1 to 10000000 (default: 1000)")
 UINT_PARAMETER(poll_recheck_us, 1000, 10, 1000000,
 	       "a polled virtqueue is looked at through its owner's address space at least so often, in microseconds, 10 to 1000000 (default: 1000)")
+UINT_PARAMETER(wake_pending_us, 1000, 10, 1000000,
+	       "a parked worker is woken when work of its group has waited for longer at two checks, in microseconds, 10 to 1000000 (default: 1000)")
+UINT_PARAMETER(balance_us, 1000, 100, 1000000,
+	       "time between these checks, in microseconds, 100 to 1000000 (default: 1000)")
+UINT_PARAMETER(park_load, 600, 0, 1000,
+	       "a woken worker is parked when it and the one that it helps have together at most this load, in parts per thousand, 0 to 1000 (default: 600)")
+UINT_PARAMETER(park_after_us, 100000, 1000, 60000000,
+	       "for so long, in microseconds, 1000 to 60000000 (default: 100000)")
+UINT_PARAMETER(max_woken, 1024, 0, 1024,
+	       "workers that may be woken at once, 0 to 1024; 0 wakes none (default: 1024)")
 UINT_PARAMETER(worker_priority, 0, 0, MAX_RT_PRIO - 1,
 	       "real-time priority of new workers, 1 to 99, or 0 for none (default: 0)")
 

@@ -176,6 +176,11 @@ unsigned int iocm_slice_us(void);
 unsigned int iocm_poll_start_us(void);
 unsigned int iocm_poll_idle_us(void);
 unsigned int iocm_poll_recheck_us(void);
+unsigned int iocm_wake_pending_us(void);
+unsigned int iocm_balance_us(void);
+unsigned int iocm_park_load(void);
+unsigned int iocm_park_after_us(void);
+unsigned int iocm_max_woken(void);
 int iocm_worker_nice(void);
 unsigned int iocm_worker_priority(void);
 

@@ -167,6 +167,31 @@ DEFINE_EVENT(iocm_worker, iocm_sleep, TP_PROTO(u32 worker), TP_ARGS(worker));
 /* A worker has something to do again. */
 DEFINE_EVENT(iocm_worker, iocm_wake, TP_PROTO(u32 worker), TP_ARGS(worker));
 
+DECLARE_EVENT_CLASS(iocm_standby,
+	TP_PROTO(u32 worker, u32 other, u32 virtqueues),
+	TP_ARGS(worker, other, virtqueues),
+	TP_STRUCT__entry(
+		__field(u32, worker)
+		__field(u32, other)
+		__field(u32, virtqueues)
+	),
+	TP_fast_assign(
+		__entry->worker = worker;
+		__entry->other = other;
+		__entry->virtqueues = virtqueues;
+	),
+	TP_printk("w.%u w.%u virtqueues=%u", __entry->worker, __entry->other,
+		  __entry->virtqueues)
+);
+
+/* A parked worker is woken and gets so many virtqueues of another, which is congested. */
+DEFINE_EVENT(iocm_standby, iocm_standby_wake,
+	TP_PROTO(u32 worker, u32 other, u32 virtqueues), TP_ARGS(worker, other, virtqueues));
+
+/* A worker is parked again, and another gets the virtqueues that it has served. */
+DEFINE_EVENT(iocm_standby, iocm_standby_park,
+	TP_PROTO(u32 worker, u32 other, u32 virtqueues), TP_ARGS(worker, other, virtqueues));
+
 #endif
 
 #undef TRACE_INCLUDE_PATH

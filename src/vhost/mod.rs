@@ -4,6 +4,7 @@
 //! control. Safe Rust throughout.
 
 pub mod device;
+pub mod fast_loop;
 pub mod features;
 pub mod home;
 pub mod net;

@@ -2,12 +2,17 @@
 
 //! All workers and devices, and which worker serves which device.
 
+mod balance;
+
+use self::balance::Standing;
 use super::device::{Device, VIRTQUEUES};
+use super::fast_loop::Bell;
 use super::sysfs::WorkerDirectory;
 use super::virtqueue::Virtqueue;
 use super::worker::Worker;
 use crate::engine::abi::{self, DeviceId, VirtqueueId, WorkerId};
 use crate::engine::sched::placement::{self, Candidate, Rule};
+use crate::engine::sched::standby::{self, Activity};
 use crate::kern::control::{File, Files};
 use crate::kern::cpu::{self, CpuList};
 use crate::kern::error::malformed;
@@ -37,6 +42,7 @@ struct Employed {
     group: u32,
     /// How many virtqueues it serves.
     virtqueues: u32,
+    standing: Standing,
     // The directory goes first: its files show the thread.
     _directory: WorkerDirectory,
     thread: Arc<Thread<Worker>>,
@@ -46,6 +52,7 @@ struct Employed {
 struct Assigned {
     device: Arc<Device>,
     workers: [WorkerId; VIRTQUEUES],
+    activity: [Activity; VIRTQUEUES],
 }
 
 impl Assigned {
@@ -79,8 +86,8 @@ impl Assigned {
 struct State {
     workers: KVVec<Employed>,
     devices: KVVec<Assigned>,
-    /// The worker that new devices get, unless the rule says otherwise. It is not locked, and it
-    /// exists from the first worker on.
+    /// The worker that new devices get, unless the rule says otherwise. It is active and not
+    /// locked, and it exists from the first worker on.
     default: WorkerId,
     /// How the worker of a new device is chosen.
     rule: Rule,
@@ -114,7 +121,7 @@ impl State {
     /// The inbox of a worker that takes virtqueues.
     fn target(&self, id: WorkerId) -> Result<Arc<Inbox<Virtqueue>>> {
         let entry = self.worker(id).ok_or(ENOENT)?;
-        if entry.locked {
+        if !entry.is_usable() {
             return Err(EBUSY);
         }
         Ok(entry.worker.inbox_ref())
@@ -127,6 +134,18 @@ impl State {
         }
     }
 
+    /// Moves all that a worker serves to another; returns how many virtqueues these were.
+    fn move_all(&mut self, from: WorkerId, to: WorkerId, inbox: &Arc<Inbox<Virtqueue>>) -> u32 {
+        let moved = self
+            .devices
+            .iter_mut()
+            .map(|entry| entry.move_all(from, to, inbox))
+            .sum();
+        self.add_virtqueues(from, -(moved as i32));
+        self.add_virtqueues(to, moved as i32);
+        moved
+    }
+
     /// The worker of a new device by the rule, and whether there is one; if not, it is the one that
     /// the device is assigned to for the time being.
     fn place(&self) -> (WorkerId, bool) {
@@ -137,7 +156,7 @@ impl State {
         let candidates = self
             .workers
             .iter()
-            .filter(|entry| !entry.locked && self.rule.considers(entry.group))
+            .filter(|entry| entry.is_usable() && self.rule.considers(entry.group))
             .map(|entry| Candidate {
                 worker: entry.worker.id,
                 load: entry.worker.load.share(now),
@@ -165,6 +184,7 @@ impl State {
 pub struct Pool {
     #[pin]
     state: Mutex<State>,
+    bell: Arc<Bell>,
 }
 
 impl Pool {
@@ -184,20 +204,32 @@ impl Pool {
             created: KVec::with_capacity(CREATED_MAX, GFP_KERNEL)?,
             epoch: 0,
         };
+        let bell = Bell::new()?;
         Arc::pin_init(
             pin_init!(Self {
                 state <- new_mutex!(state, "vhost_iocm::Pool::state"),
+                bell,
             }),
             GFP_KERNEL,
         )
     }
 
-    /// Creates a worker, on `cpus` only if there are any.
+    /// What workers wake the fast loop with.
+    pub fn bell(&self) -> Arc<Bell> {
+        self.bell.clone()
+    }
+
+    /// Creates a worker, on `cpus` only if there are any, which serves devices or is parked.
     ///
     /// # Errors
     ///
     /// `ENOSPC` when there are too many, `ENOMEM`, `EINTR` when the process is being killed.
-    pub fn create_worker(self: &Arc<Self>, cpus: Option<&CpuList>) -> Result<WorkerId> {
+    pub fn create_worker(
+        self: &Arc<Self>,
+        cpus: Option<&CpuList>,
+        state: standby::State,
+    ) -> Result<WorkerId> {
+        let standing = Standing::new(state);
         let id = {
             let mut state = self.state.lock();
             if state.workers.len() >= WORKERS_MAX {
@@ -207,7 +239,7 @@ impl Pool {
             state.next_worker = id.checked_add(1).ok_or(ENOSPC)?;
             WorkerId(id)
         };
-        let worker = Worker::new(id)?;
+        let worker = Worker::new(id, self.bell())?;
         let name = CString::try_from_fmt(format_args!("vhost-{id}"))?;
         let urgency = Urgency {
             nice: parameters::worker_nice(),
@@ -221,6 +253,7 @@ impl Pool {
             locked: false,
             group: 0,
             virtqueues: 0,
+            standing,
             _directory: directory,
             thread,
         };
@@ -239,6 +272,7 @@ impl Pool {
         match refused {
             Ok(()) => {
                 state.note_created(id);
+                state.note_helpers();
                 Ok(id)
             }
             Err((entry, error)) => {
@@ -256,7 +290,7 @@ impl Pool {
     ///
     /// As for [`Pool::create_worker`].
     pub fn create_first_worker(self: &Arc<Self>) -> Result {
-        let id = self.create_worker(None)?;
+        let id = self.create_worker(None, standby::State::Active)?;
         let mut state = self.state.lock();
         state.default = id;
         state.created.clear();
@@ -288,17 +322,14 @@ impl Pool {
             match heir {
                 Some(heir) => {
                     let inbox = state.target(heir)?;
-                    let moved: u32 = state
-                        .devices
-                        .iter_mut()
-                        .map(|entry| entry.move_all(id, heir, &inbox))
-                        .sum();
-                    state.add_virtqueues(heir, moved as i32);
+                    state.move_all(id, heir, &inbox);
                 }
                 None if state.workers[index].virtqueues > 0 => return Err(EBUSY),
                 None => (),
             }
-            state.workers.remove(index).map_err(|_| ENOENT)?
+            let entry = state.workers.remove(index).map_err(|_| ENOENT)?;
+            state.note_helpers();
+            entry
         };
         // Its files want the lock, and dropping it waits for their readers.
         drop(entry);
@@ -308,26 +339,43 @@ impl Pool {
     /// Lets a worker take new devices, or take none. If it is the default one, another takes over
     /// that part.
     pub fn set_locked(self: &Arc<Self>, id: WorkerId, locked: bool) -> Result {
+        self.change_worker(id, locked, |entry| {
+            entry.locked = locked;
+            Ok(())
+        })
+    }
+
+    /// Changes a worker. If it is the default one and `retires`, another takes over that part,
+    /// unless the change fails.
+    fn change_worker(
+        self: &Arc<Self>,
+        id: WorkerId,
+        retires: bool,
+        change: impl Fn(&mut Employed) -> Result,
+    ) -> Result {
         loop {
             let mut state = self.state.lock();
             state.worker(id).ok_or(ENODEV)?;
-            if locked && state.default == id {
+            let mut default = state.default;
+            if retires && default == id {
                 let heir = state
                     .workers
                     .iter()
-                    .filter(|entry| entry.worker.id != id && !entry.locked)
+                    .filter(|entry| entry.worker.id != id && entry.is_usable())
                     .map(|entry| entry.worker.id)
                     .min();
                 match heir {
-                    Some(heir) => state.default = heir,
+                    Some(heir) => default = heir,
                     None => {
                         drop(state);
-                        self.create_worker(None)?;
+                        self.create_worker(None, standby::State::Active)?;
                         continue;
                     }
                 }
             }
-            state.worker_mut(id).ok_or(ENODEV)?.locked = locked;
+            change(state.worker_mut(id).ok_or(ENODEV)?)?;
+            state.default = default;
+            state.note_helpers();
             return Ok(());
         }
     }
@@ -344,9 +392,7 @@ impl Pool {
 
     fn set_default(&self, id: WorkerId) -> Result {
         let mut state = self.state.lock();
-        if state.worker(id).ok_or(ENOENT)?.locked {
-            return Err(EBUSY);
-        }
+        state.target(id)?;
         state.default = id;
         Ok(())
     }
@@ -358,7 +404,9 @@ impl Pool {
 
     /// Makes a worker belong to a group.
     pub fn set_group(&self, id: WorkerId, group: u32) -> Result {
-        self.state.lock().worker_mut(id).ok_or(ENODEV)?.group = group;
+        let mut state = self.state.lock();
+        state.worker_mut(id).ok_or(ENODEV)?.group = group;
+        state.note_helpers();
         Ok(())
     }
 
@@ -383,6 +431,7 @@ impl Pool {
         let entry = Assigned {
             device: device.clone(),
             workers: [worker; VIRTQUEUES],
+            activity: Default::default(),
         };
         state.devices.push(entry, GFP_KERNEL)?;
         state.add_virtqueues(worker, VIRTQUEUES as i32);
@@ -461,13 +510,23 @@ impl Pool {
         Ok(())
     }
 
+    /// How many workers are not parked.
+    fn count_awake(&self) -> usize {
+        let state = self.state.lock();
+        state
+            .workers
+            .iter()
+            .filter(|entry| entry.is_awake())
+            .count()
+    }
+
     /// Prints what each worker that is bound to one CPU did with its time: a line with its CPU, its
-    /// busy cycles and all of its cycles.
+    /// busy cycles and all of its cycles. Those that are parked have none.
     fn write_utilization(&self, text: &mut Text<'_>) -> Result {
         let now = cpu::now();
         for entry in self.state.lock().workers.iter() {
             let number = entry.thread.cpu();
-            if number >= 0 {
+            if number >= 0 && entry.is_awake() {
                 let worker = &entry.worker;
                 let busy = cpu::to_cycles(worker.stats.busy_time.get());
                 let total = cpu::to_cycles(now.saturating_sub(worker.created));
@@ -499,7 +558,7 @@ impl Files for Pool {
         match file {
             File::Epoch => writeln!(text, "{}", self.state.lock().epoch)?,
             File::Cycles => writeln!(text, "{}", cpu::cycles())?,
-            File::NrIocores => writeln!(text, "{}", self.state.lock().workers.len())?,
+            File::NrIocores => writeln!(text, "{}", self.count_awake())?,
             File::IocoresUtilization => self.write_utilization(text)?,
             File::WorkerCreate => self.write_created(text)?,
             File::WorkerDefault => writeln!(text, "{}", self.state.lock().default)?,
@@ -519,7 +578,13 @@ impl Files for Pool {
                 state.epoch = state.epoch.wrapping_add(1);
             }
             File::WorkerCreate => {
-                self.create_worker(parse_cpus(text)?.as_ref())?;
+                let (cpus, parked) = abi::split_creation(text);
+                let state = if parked {
+                    standby::State::Parked
+                } else {
+                    standby::State::Active
+                };
+                self.create_worker(parse_cpus(cpus)?.as_ref(), state)?;
             }
             File::WorkerRemove => {
                 let (id, heir) = abi::parse_removal(text).map_err(malformed)?;

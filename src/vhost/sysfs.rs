@@ -145,7 +145,7 @@ fn write_lines<T>(
     Ok(())
 }
 
-static WORKER_FILES: [Attribute<WorkerFiles>; 13] = [
+static WORKER_FILES: [Attribute<WorkerFiles>; 15] = [
     Attribute::read_only(c"cpu", |files, text| {
         Ok(writeln!(text, "{}", files.thread.cpu())?)
     }),
@@ -198,6 +198,14 @@ static WORKER_FILES: [Attribute<WorkerFiles>; 13] = [
         },
     ),
     Attribute::read_write(
+        c"state",
+        |files, text| Ok(writeln!(text, "{}", files.pool.state_of(files.worker.id)?)?),
+        |files, text| {
+            let parked = abi::parse_parked(text).map_err(malformed)?;
+            files.pool.set_parked(files.worker.id, parked)
+        },
+    ),
+    Attribute::read_write(
         c"group",
         |files, text| Ok(writeln!(text, "{}", files.pool.group_of(files.worker.id)?)?),
         |files, text| {
@@ -207,6 +215,10 @@ static WORKER_FILES: [Attribute<WorkerFiles>; 13] = [
     ),
     Attribute::read_only(c"load", |files, text| {
         Ok(writeln!(text, "{}", files.worker.load.share(cpu::now()))?)
+    }),
+    Attribute::read_only(c"pending_ns_now", |files, text| {
+        let age = files.pool.waiting_time_of(files.worker.id);
+        Ok(writeln!(text, "{age}")?)
     }),
     Attribute::read_only(c"dev_list", |files, text| {
         files.pool.write_devices_of(files.worker.id, text)
@@ -241,6 +253,7 @@ counters!(WORKER_COUNTER_FILES, WORKER_COUNTERS, WorkerFiles => WorkerStats, |fi
     c"notif_cycles": |stats| cpu::to_cycles(stats.notif_time.get()),
     c"pending_ns_max": |stats| stats.pending.longest(),
     c"pending_ns_avg": |stats| stats.pending.average(),
+    c"wakes": |stats| stats.wakes.get(),
 });
 
 tunables!(WORKER_TUNABLE_FILES, WORKER_TUNABLES, WorkerFiles => WorkerLimits, |files| &files.worker.limits, {
@@ -268,9 +281,11 @@ impl WorkerFiles {
         writeln!(text, "priority:{}", self.thread.priority())?;
         writeln!(text, "locked:{}", u8::from(self.pool.is_locked(id)?))?;
         writeln!(text, "default:{}", u8::from(self.pool.is_default(id)))?;
+        writeln!(text, "state:{}", self.pool.state_of(id)?)?;
         writeln!(text, "group:{}", self.pool.group_of(id)?)?;
         writeln!(text, "load:{}", self.worker.load.share(cpu::now()))?;
         write_lines(text, WORKER_TUNABLES, |read| read(&self.worker.limits))?;
+        writeln!(text, "pending_ns_now:{}", self.pool.waiting_time_of(id))?;
         write_lines(text, WORKER_COUNTERS, |read| read(&self.worker.stats))?;
         // The list comes last, since it is the only line that can outgrow the page.
         write!(text, "dev_list:")?;
@@ -417,7 +432,7 @@ pub struct VirtqueueFiles {
     virtqueue: Arc<Served<Virtqueue>>,
 }
 
-static VIRTQUEUE_FILES: [Attribute<VirtqueueFiles>; 9] = [
+static VIRTQUEUE_FILES: [Attribute<VirtqueueFiles>; 10] = [
     Attribute::read_only(c"dev", |files, text| {
         Ok(writeln!(text, "{}", files.virtqueue.id.device)?)
     }),
@@ -464,6 +479,10 @@ static VIRTQUEUE_FILES: [Attribute<VirtqueueFiles>; 9] = [
     }),
     Attribute::read_only(c"last_poll_cycles", |files, text| {
         Ok(writeln!(text, "{}", files.last_poll_cycles())?)
+    }),
+    Attribute::read_only(c"pending_ns_now", |files, text| {
+        let age = files.virtqueue.waiting_time(cpu::now());
+        Ok(writeln!(text, "{age}")?)
     }),
     Attribute::read_only(c"pending_ns_max", |files, text| {
         Ok(writeln!(
@@ -560,6 +579,11 @@ impl VirtqueueFiles {
         )?;
         writeln!(text, "can_poll:{}", u8::from(self.can_poll()))?;
         writeln!(text, "last_poll_cycles:{}", self.last_poll_cycles())?;
+        writeln!(
+            text,
+            "pending_ns_now:{}",
+            self.virtqueue.waiting_time(cpu::now())
+        )?;
         writeln!(text, "pending_ns_max:{}", stats.pending.longest())?;
         writeln!(text, "pending_ns_avg:{}", stats.pending.average())?;
         write_lines(text, VIRTQUEUE_TUNABLES, |read| {

@@ -111,6 +111,8 @@ pub struct Virtqueue {
     /// When the work that waits was announced, in nanoseconds; 0 if there is none, or it is not
     /// known.
     pending_since: Atomic<u64>,
+    /// When its worker looked at it last, in nanoseconds, while it is polled; 0 otherwise.
+    looked: Atomic<u64>,
 }
 
 impl Service for Virtqueue {
@@ -138,6 +140,7 @@ impl Virtqueue {
                 mode: Atomic::new(parameters::poll_mode() as u32),
                 home: Atomic::new(false),
                 pending_since: Atomic::new(0),
+                looked: Atomic::new(0),
             },
             Queue::default(),
             inbox,
@@ -215,6 +218,31 @@ impl Virtqueue {
             && self
                 .limits
                 .is_too_soon(cpu::to_cycles(now.saturating_sub(queue.served)))
+    }
+
+    /// Forgets that work was announced, after a look has found that there is none: what a guest
+    /// notified of while it was polled may have been served before.
+    pub fn forget_pending(&self) {
+        if self.pending_since.load(Relaxed) != 0 {
+            self.pending_since.store(0, Relaxed);
+        }
+    }
+
+    /// Notes when its worker looked at it, which polls it; 0 when it does not poll it any more.
+    pub fn note_look(&self, now: u64) {
+        self.looked.store(now, Relaxed);
+    }
+
+    /// For how long work may have waited, in nanoseconds: since it was announced, or, as nobody
+    /// announces the work of a virtqueue that is polled, since the last look at it.
+    pub fn waiting_time(&self, now: u64) -> u64 {
+        let looked = self.looked.load(Relaxed);
+        let unseen = if looked == 0 {
+            0
+        } else {
+            now.saturating_sub(looked)
+        };
+        self.pending_age(now).unwrap_or(0).max(unseen)
     }
 
     /// Notes whether work waits on `worker`.

@@ -6,6 +6,7 @@
 //! virtqueue that has work, in the order of `engine::sched::credit`, and looks at one of those that
 //! it polls. What would have to wait for memory is left to the device's home thread.
 
+use super::fast_loop::Bell;
 use super::net::{self, How, Next};
 use super::others::Others;
 use super::virtqueue::{Queue, Virtqueue};
@@ -23,6 +24,7 @@ use crate::kern::served::Slice;
 use crate::kern::thread::{stolen_time, Body, Current};
 use crate::kern::trace::{self, Reason};
 use kernel::prelude::*;
+use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 
 /// What a worker is, apart from its thread.
@@ -38,6 +40,10 @@ pub struct Worker {
     /// When it was created, in nanoseconds.
     pub created: u64,
     inbox: Arc<Inbox<Virtqueue>>,
+    /// Whether a parked worker could help this one.
+    has_helper: Atomic<bool>,
+    /// Tells the fast loop that this one needs help.
+    bell: Arc<Bell>,
 }
 
 impl Worker {
@@ -46,7 +52,7 @@ impl Worker {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub fn new(id: WorkerId) -> Result<Arc<Self>> {
+    pub fn new(id: WorkerId, bell: Arc<Bell>) -> Result<Arc<Self>> {
         Ok(Arc::new(
             Self {
                 id,
@@ -55,6 +61,8 @@ impl Worker {
                 load: Load::new(),
                 created: cpu::now(),
                 inbox: Inbox::new()?,
+                has_helper: Atomic::new(false),
+                bell,
             },
             GFP_KERNEL,
         )?)
@@ -63,6 +71,22 @@ impl Worker {
     /// Where the virtqueues that this worker serves are handed to it.
     pub fn inbox_ref(&self) -> Arc<Inbox<Virtqueue>> {
         self.inbox.clone()
+    }
+
+    /// Sets whether a parked worker could help this one. It counts from the next slice on.
+    pub fn set_has_helper(&self, has_helper: bool) {
+        self.has_helper.store(has_helper, Relaxed);
+    }
+
+    /// Calls for help if the work whose slice begins has waited for too long. This is all that
+    /// the data path does for standby workers: one look in each slice while there are none.
+    fn call_for_help(&self, virtqueue: &Virtqueue, now: u64) {
+        if self.has_helper.load(Relaxed)
+            && virtqueue.waiting_time(now) > parameters::wake_age()
+            && parameters::standby().woken_max > 0
+        {
+            self.bell.ring();
+        }
     }
 }
 
@@ -286,6 +310,8 @@ impl<'a> Loop<'a> {
             virtqueue.stats.poll_coalesced.add(1);
             let took = self.account();
             self.worker.stats.spare_time.add(took);
+            // That it waits is what user space wants, and no reason to ask for help.
+            virtqueue.note_look(now);
             self.look_again(slice);
         } else if found || (mode != Mode::Never && stale) {
             self.serve(slice, Cause::Look);
@@ -298,6 +324,8 @@ impl<'a> Loop<'a> {
             self.worker.stats.empty_poll_time.add(took);
             self.worker.stats.spare_time.add(took);
             queue.workless = self.accounted;
+            virtqueue.forget_pending();
+            virtqueue.note_look(now);
             self.look_again(slice);
         } else {
             self.serve(slice, Cause::Parking);
@@ -324,7 +352,7 @@ impl<'a> Loop<'a> {
         let (virtqueue, queue) = slice.split();
         match self.admit(virtqueue, queue, has_home) {
             Admission::Now => (),
-            // It is looked at again, by which time it may be served.
+            // It is looked at again, by which time it may be served; until then its work waits.
             Admission::Spent if cause == Cause::Look => {
                 if let Some(virtqueue) = slice.poll() {
                     self.polled.push(virtqueue);
@@ -332,6 +360,7 @@ impl<'a> Loop<'a> {
                 return;
             }
             Admission::Spent => {
+                virtqueue.note_look(0);
                 if let Some(virtqueue) = slice.finish(true) {
                     self.spent.push(virtqueue);
                 }
@@ -339,14 +368,20 @@ impl<'a> Loop<'a> {
             }
             Admission::Throttled(until) => {
                 self.release = self.release.min(until);
+                virtqueue.note_look(0);
                 if let Some(virtqueue) = slice.finish(true) {
                     self.throttled.push(virtqueue);
                 }
                 return;
             }
-            Admission::AtHome => return slice.leave(),
+            Admission::AtHome => {
+                virtqueue.note_look(0);
+                return slice.leave();
+            }
         }
 
+        self.worker.call_for_help(virtqueue, self.accounted);
+        virtqueue.note_look(0);
         if let Some(age) = virtqueue.take_pending_age(self.accounted) {
             virtqueue.stats.pending.add(age);
             self.worker.stats.pending.add(age);
@@ -423,6 +458,7 @@ impl<'a> Loop<'a> {
             }
             Next::Look => {
                 virtqueue.set_backlog(None);
+                virtqueue.note_look(self.accounted);
                 if let Some(virtqueue) = slice.poll() {
                     self.polled.push(virtqueue);
                 }

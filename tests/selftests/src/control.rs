@@ -169,6 +169,11 @@ impl Control {
         Ok(created[0].clone())
     }
 
+    /// Creates a parked worker for any CPU, and returns its name.
+    pub fn create_parked(&self) -> Result<String> {
+        self.create_worker_on("-1 parked")
+    }
+
     /// Locks and removes a worker that has no devices.
     pub fn remove_worker(&self, worker: &str) -> Result<()> {
         self.set(&format!("worker/{worker}/locked"), "1")?;
@@ -181,6 +186,7 @@ impl Control {
         workers.sort_by_key(|worker| worker.trim_start_matches("w.").parse::<u32>().ok());
         let kept = workers.first().context("there is no worker")?.clone();
         self.set(&format!("worker/{kept}/locked"), "0")?;
+        self.set(&format!("worker/{kept}/state"), "active")?;
         self.set("worker/default", &kept)?;
         self.set("worker/placement", "default")?;
         for worker in &workers[1..] {

@@ -72,6 +72,7 @@ pub const OF_WORKER: &[&str] = &[
     "total_work_cycles",
     "poll_cycles",
     "notif_cycles",
+    "wakes",
 ];
 
 /// What the counters of one directory of the control interface said at one time.

@@ -41,7 +41,9 @@ const FILES: &[(&str, u32)] = &[
     ("worker/w.N/group", READ_WRITE),
     ("worker/w.N/work_list_max_stuck_cycles", READ_WRITE),
     ("worker/w.N/max_disabled_soft_interrupts_cycles", READ_WRITE),
+    ("worker/w.N/state", READ_WRITE),
     ("worker/w.N/load", READ),
+    ("worker/w.N/pending_ns_now", READ),
     ("worker/w.N/dev_list", READ),
     ("worker/w.N/status", READ),
     ("dev/d.N/worker", READ_WRITE),
@@ -65,6 +67,7 @@ const FILES: &[(&str, u32)] = &[
     ("vq/vq.D.Q/max_stuck_pending_items", READ_WRITE),
     ("vq/vq.D.Q/max_stuck_cycles", READ_WRITE),
     ("vq/vq.D.Q/min_poll_rate", READ_WRITE),
+    ("vq/vq.D.Q/pending_ns_now", READ),
     ("vq/vq.D.Q/status", READ),
 ];
 
@@ -81,9 +84,11 @@ const WORKER_STATUS: &[&str] = &[
     "locked",
     "default",
     "group",
+    "state",
     "load",
     "work_list_max_stuck_cycles",
     "max_disabled_soft_interrupts_cycles",
+    "pending_ns_now",
     "dev_list",
 ];
 const DEVICE_STATUS: &[&str] = &[
@@ -113,6 +118,7 @@ const VIRTQUEUE_STATUS: &[&str] = &[
     "max_stuck_pending_items",
     "max_stuck_cycles",
     "min_poll_rate",
+    "pending_ns_now",
 ];
 
 pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control) {
