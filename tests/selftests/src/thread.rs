@@ -47,6 +47,16 @@ impl Thread {
         Ok(Duration::from_nanos(first.parse()?))
     }
 
+    /// How often it went to sleep.
+    pub fn sleeps(self) -> Result<u64> {
+        let status = self.read("status")?;
+        let count = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        let count = count.context("no voluntary_ctxt_switches")?;
+        Ok(count.trim().parse()?)
+    }
+
     /// The list of CPUs on which it may run.
     pub fn allowed_cpus(self) -> Result<String> {
         let status = self.read("status")?;
@@ -100,6 +110,19 @@ pub fn named(process: u32, name: &str) -> Result<Vec<Thread>> {
         }
     }
     Ok(threads)
+}
+
+/// The only thread of the kernel that has this name.
+pub fn of_kernel(name: &str) -> Result<Thread> {
+    for entry in fs::read_dir("/proc").context("list /proc")? {
+        let Ok(thread) = Thread::parse(&entry?.file_name().to_string_lossy()) else {
+            continue;
+        };
+        if thread.name().is_ok_and(|found| found == name) {
+            return Ok(thread);
+        }
+    }
+    anyhow::bail!("there is no thread {name}")
 }
 
 #[cfg(test)]

@@ -14,10 +14,11 @@ use vhost_iocm_selftests::control::Control;
 use vhost_iocm_selftests::device::Device;
 use vhost_iocm_selftests::frame;
 use vhost_iocm_selftests::ktap::{skip, Outcome, Suite};
+use vhost_iocm_selftests::load::Load;
 use vhost_iocm_selftests::module;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
-use vhost_iocm_selftests::process::Owner;
+use vhost_iocm_selftests::process::{Owner, Packets};
 use vhost_iocm_selftests::tap;
 use vhost_iocm_selftests::traffic::{Background, Direction, Traffic};
 use vhost_iocm_selftests::wait;
@@ -80,6 +81,28 @@ fn main() -> ExitCode {
             drop(nic);
             module::unload().context("closed")?;
             module::load("")
+        })
+    });
+
+    suite.case("the module unloads while a parked worker is awake", || {
+        with_module("", || {
+            let control = Control::default();
+            for round in 0..options.volume(5, 2) {
+                module::unload()?;
+                module::load("wake_pending_us=10 balance_us=100 park_load=0")?;
+                let load = Load::new(options, &control, 4, Packets::Frames)?;
+                let parked = control.create_parked()?;
+                load.begin()?;
+                let state = format!("worker/{parked}/state");
+                wait::until("the parked worker to be woken", || {
+                    Ok(control.read_line(&state)? == "woken")
+                })?;
+                // The drivers are killed, and the fast loop has not heard of it yet.
+                drop(load);
+                module::unload().with_context(|| format!("round {round}"))?;
+                module::load("")?;
+            }
+            Ok(())
         })
     });
 
