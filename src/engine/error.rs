@@ -28,6 +28,8 @@ pub enum RingError {
     Unmapped,
     /// A chain needs more segments than the data path accepts.
     TooManySegments,
+    /// More descriptors have to be read for a packet than any driver needs.
+    TooManyDescriptors,
     /// A transmit chain has device-writable descriptors, or carries no packet (5.1.6.2).
     TransmitChain,
     /// A receive chain has device-readable descriptors, or no room at all (5.1.6.3).

@@ -40,7 +40,7 @@ pub fn ring_errno(error: RingError) -> Error {
         | RingError::IndirectLength
         | RingError::IndirectNested
         | RingError::ReceiveChain => EINVAL,
-        RingError::IndirectTooLong => E2BIG,
+        RingError::IndirectTooLong | RingError::TooManyDescriptors => E2BIG,
         RingError::TooManySegments => enobufs(),
     }
 }

@@ -432,6 +432,7 @@ impl Guest {
         let mut heads = Vec::new();
         while let Some(head) = self.pop_head() {
             heads.push(head);
+            self.ring.take_work();
             assert!(heads.len() <= self.num.into(), "more chains than entries");
         }
         heads

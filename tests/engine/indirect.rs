@@ -5,7 +5,7 @@
 use vhost_iocm_engine::engine::error::RingError;
 use vhost_iocm_engine::engine::mem::Segment;
 
-use crate::guest::{region, Access, Descriptor, Guest, HEAP, INDIRECT, OWNER, WRITE};
+use crate::guest::{region, Access, Descriptor, Guest, INDIRECT, OWNER, WRITE};
 
 /// What a ring makes of a chain of one descriptor, an indirect one.
 fn outcome(guest: &mut Guest, table: Descriptor) -> Result<(usize, usize), RingError> {
@@ -396,83 +396,146 @@ fn what_a_table_was_refused_for_leaves_the_chain_to_be_found_again() {
     assert_eq!(guest.pop_head(), Some(0));
 }
 
-#[test]
-fn a_chain_of_many_tables_ends_after_a_bounded_number_of_descriptors() {
-    let mut guest = Guest::new(1024);
+/// Descriptors that are read for one packet, further pieces included.
+const WORK_MAX: usize = 4096;
+
+/// A guest whose first descriptor names a table of `count` empty entries.
+fn empty_entries(num: u16, count: usize) -> (Guest, Descriptor) {
+    let guest = Guest::new(num);
     let empty = Descriptor::readable(0, 0);
-    let mut entries = vec![empty.then(0); 0x3fff];
+    let mut entries = vec![empty.then(0); count - 1];
     entries.push(empty);
     let table = guest.put_table(guest.heap(0), &entries);
+    guest.put(0, table);
+    (guest, table)
+}
+
+#[test]
+fn a_packet_may_take_4096_descriptors() {
+    let (mut guest, _) = empty_entries(1, WORK_MAX - 1);
+    guest.publish(0);
+    assert_eq!(guest.pop_head(), Some(0));
+    assert_eq!(guest.ring.take_work(), WORK_MAX);
+    assert_eq!(guest.ring.take_work(), 0);
+}
+
+#[test]
+fn a_packet_must_not_take_4097_descriptors() {
+    let (mut guest, _) = empty_entries(1, WORK_MAX);
+    guest.publish(0);
+    assert_eq!(guest.pop_error(), RingError::TooManyDescriptors);
+    assert_eq!(guest.ring.take_work(), WORK_MAX);
+    // It is found again.
+    assert_eq!(guest.pop_error(), RingError::TooManyDescriptors);
+}
+
+#[test]
+fn direct_descriptors_and_those_of_tables_count_together() {
+    let (mut guest, table) = empty_entries(4, WORK_MAX - 3);
+    let empty = Descriptor::readable(0, 0);
+    guest.put(0, empty.then(1));
+    guest.put(1, table.then(2));
+    guest.put(2, empty);
+    guest.publish(0);
+    assert_eq!(guest.pop_head(), Some(0));
+    guest.ring.take_work();
+    guest.put(2, empty.then(3));
+    guest.put(3, empty);
+    guest.publish(0);
+    assert_eq!(guest.pop_error(), RingError::TooManyDescriptors);
+}
+
+#[test]
+fn the_chains_of_a_packet_count_together() {
+    let (mut guest, _) = empty_entries(4, WORK_MAX / 2 - 1);
+    for _ in 0..3 {
+        guest.publish(0);
+    }
+    assert_eq!(guest.pop_head(), Some(0));
+    assert_eq!(guest.pop_head(), Some(0));
+    assert_eq!(guest.pop_error(), RingError::TooManyDescriptors);
+    // The next packet begins.
+    assert_eq!(guest.ring.take_work(), WORK_MAX);
+    assert_eq!(guest.pop_head(), Some(0));
+}
+
+#[test]
+fn a_packet_of_1024_segments_may_have_a_table_for_each() {
+    let mut guest = Guest::new(1024);
+    let segment = Descriptor::readable(guest.heap(0x100), 1);
+    let table = guest.put_table(guest.heap(0), &[segment]);
     for index in 0..1023 {
         guest.put(index, table.then(index + 1));
     }
     guest.put(1023, table);
     guest.publish(0);
-    // Twice what the entries of the largest table and the largest ring need.
-    guest.mem.limit_accesses(2 * (65536 + 32768));
-    assert_eq!(guest.pop(), Err(RingError::Loop));
-    assert_eq!(guest.ring.take_work(), 65536 + 5);
-    assert_eq!(guest.ring.take_work(), 0);
+    let (chain, _) = guest.pop().unwrap().unwrap();
+    assert_eq!((chain.readable, chain.writable), (1024, 0));
 }
 
-/// A guest with a table of 16384 empty entries in its memory, which is all of the heap.
-fn empty_entries(num: u16) -> (Guest, Descriptor) {
-    let guest = Guest::new(num);
-    let empty = Descriptor::readable(0, 0);
-    let mut entries = vec![empty.then(0); (HEAP / 16) as usize - 1];
-    entries.push(empty);
-    let table = guest.put_table(guest.heap(0), &entries);
-    (guest, table)
-}
-
-#[test]
-fn the_tables_of_a_chain_may_have_65536_entries_together() {
-    let (mut guest, table) = empty_entries(4);
-    for index in 0..3 {
+/// How much work it is to refuse a chain of descriptors that all name `table`, which never ends,
+/// and how many accesses that takes at most.
+fn refused_after(mut guest: Guest, table: Descriptor, accesses: usize) -> usize {
+    for index in 0..guest.num - 1 {
         guest.put(index, table.then(index + 1));
     }
-    guest.put(3, table);
+    guest.put(guest.num - 1, table);
     guest.publish(0);
-    assert_eq!(guest.pop_head(), Some(0));
+    guest.mem.limit_accesses(accesses);
+    assert_eq!(guest.pop(), Err(RingError::TooManyDescriptors));
+    guest.ring.take_work()
 }
 
 #[test]
-fn the_tables_of_a_chain_must_not_have_65537_entries_together() {
-    let (mut guest, table) = empty_entries(8);
-    for index in 0..4 {
-        guest.put(index, table.then(index + 1));
-    }
-    let last = guest.heap(HEAP - 16);
-    guest.put(4, Descriptor::table(last, 16));
-    guest.publish(0);
-    assert_eq!(guest.pop_error(), RingError::Loop);
+fn a_chain_of_many_tables_is_refused_after_bounded_work() {
+    let (guest, table) = empty_entries(1024, 0x3fff);
+    assert_eq!(refused_after(guest, table, 2 * WORK_MAX), WORK_MAX);
 }
 
 #[test]
-fn direct_descriptors_do_not_count_against_the_entries_of_tables() {
-    let (mut guest, table) = empty_entries(8);
-    for index in 0..4 {
-        guest.put(index, table.then(index + 1));
-    }
-    guest.put(4, Descriptor::readable(guest.heap(0), 1));
-    guest.publish(0);
-    assert_eq!(guest.pop_head(), Some(0));
-}
-
-#[test]
-fn the_pieces_of_tables_count_against_the_bound_of_a_chain() {
-    let mut guest = Guest::with_table(32768, |heap| {
+fn a_chain_of_tables_in_many_pieces_is_refused_after_bounded_work() {
+    let guest = Guest::with_table(32768, |heap| {
         (0..64)
             .map(|index| region(0x1000 * index, 0x1000, heap + 0x1000 * index))
             .collect()
     });
     // Memory of zeros: the first entry of the table, an empty buffer, ends it.
     let table = Descriptor::table(0, 64 * 0x1000);
-    for index in 0..32767 {
-        guest.put(index, table.then(index + 1));
+    assert_eq!(refused_after(guest, table, 2 * WORK_MAX), WORK_MAX);
+}
+
+#[test]
+fn a_chain_of_entries_in_pieces_is_refused_after_bounded_work() {
+    for count in [63, 64] {
+        // Regions of 8 bytes, so that each entry of 16 bytes straddles two of them.
+        let guest = Guest::with_table(32768, |heap| {
+            (0..count)
+                .map(|index| region(0x1000 + 8 * index, 8, heap + 8 * (count - index)))
+                .collect()
+        });
+        let empty = Descriptor::readable(0, 0);
+        let count = count / 2;
+        let mut entries = vec![empty.then(0); count as usize - 1];
+        entries.push(empty);
+        let table = guest.put_table(0x1000, &entries);
+        // Work is at most two accesses: what is read is translated first.
+        assert_eq!(refused_after(guest, table, 2 * WORK_MAX + 1000), WORK_MAX);
     }
-    guest.put(32767, table);
+}
+
+#[test]
+fn every_piece_of_what_regions_divide_is_work() {
+    // The table lies in 2 pieces, and so does its second entry, which takes 8 reads.
+    let mut guest = scattered(&[24, 16, 0x1000]);
+    let buffer = Descriptor::readable(0x1030, 1);
+    let table = guest.put_table(0x1000, &[buffer.then(0), buffer]);
+    guest.put(0, table);
     guest.publish(0);
-    guest.mem.limit_accesses(4 * (65536 + 32768));
-    assert_eq!(guest.pop(), Err(RingError::Loop));
+    guest.pop_head();
+    assert_eq!(guest.ring.take_work(), 1 + 1 + (1 + 1 + 8));
+    // The buffer lies in 3 pieces.
+    guest.put(0, Descriptor::readable(0x1010, 0x100));
+    guest.publish(0);
+    guest.pop_head();
+    assert_eq!(guest.ring.take_work(), 1 + 2);
 }

@@ -29,8 +29,26 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "tables_are_read_without_end",
         file: "ring/chain.rs",
-        text: "if self.indirect == TABLE_ENTRIES_MAX {",
+        text: "if self.work >= WORK_MAX {",
         instead: "if false {",
+    },
+    Bug {
+        name: "each_chain_counts_alone",
+        file: "ring/chain.rs",
+        text: "work: self.work,",
+        instead: "work: 0,",
+    },
+    Bug {
+        name: "pieces_of_an_entry_are_free",
+        file: "ring/chain.rs",
+        text: "self.count()?;\n            let (base, run) = mem.translate(addr.wrapping_add(2",
+        instead: "let (base, run) = mem.translate(addr.wrapping_add(2",
+    },
+    Bug {
+        name: "pieces_of_a_buffer_are_free",
+        file: "ring/chain.rs",
+        text: "self.count()?;\n                addr = addr.checked_add(take)",
+        instead: "addr = addr.checked_add(take)",
     },
     Bug {
         name: "table_nests",
@@ -47,8 +65,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "table_has_no_end",
         file: "ring/chain.rs",
-        text: "        }\n        Err(RingError::Loop)\n    }\n\n    /// Counts",
-        instead: "        }\n        Ok(())\n    }\n\n    /// Counts",
+        text: "        }\n        Err(RingError::Loop)\n    }\n\n    /// Checks",
+        instead: "        }\n        Ok(())\n    }\n\n    /// Checks",
     },
     Bug {
         name: "readable_comes_after_writable",
@@ -78,8 +96,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "work_is_not_told",
         file: "ring/chain.rs",
-        text: "saturating_add(direct).saturating_add(indirect)",
-        instead: "saturating_add(direct)",
+        text: "self.work = work;",
+        instead: "let _ = work;",
     },
     Bug {
         name: "refused_chain_is_gone",

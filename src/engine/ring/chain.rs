@@ -17,9 +17,17 @@ const INDIRECT: u16 = 4;
 /// Segments that an indirect table itself may be scattered over; stock vhost's limit.
 const TABLE_SEGMENTS_MAX: usize = 1024;
 
-/// Descriptors in all indirect tables of one chain: as many as the largest table has. A chain may
-/// name many tables, and without this bound a guest could have a single chain read 2^31 of them.
-const TABLE_ENTRIES_MAX: u32 = 1 << 16;
+/// Entries of an indirect table: as many as a 16-bit `next` field can name; stock vhost's limit.
+const TABLE_ENTRIES_MAX: u64 = 1 << 16;
+
+/// Descriptors that are read for one packet, and pieces in addition. A chain may name the same
+/// table many times, a table may be full of empty buffers, and a packet may take many chains:
+/// without this bound a guest could have 2^31 descriptors read for one of them.
+///
+/// A packet has at most 1024 segments, so a driver needs 2048 descriptors if each segment stands in
+/// an indirect table of its own. As many again are for empty buffers, which no driver is known to
+/// make, and for what regions divide.
+const WORK_MAX: u32 = 1 << 12;
 
 /// What [`Ring::pop`] took from the available ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,13 +73,21 @@ struct Collector<'a> {
     segments: &'a mut [Segment],
     readable: usize,
     writable: usize,
-    /// Descriptors of the table that were read.
-    direct: u32,
-    /// Descriptors of indirect tables that were read.
-    indirect: u32,
+    /// As in [`Ring`].
+    work: u32,
 }
 
 impl Collector<'_> {
+    /// Counts a descriptor that is read, or a further piece of what regions of the memory table
+    /// divide: a buffer, an indirect table or an entry of one.
+    fn count(&mut self) -> Result<(), RingError> {
+        if self.work >= WORK_MAX {
+            return Err(RingError::TooManyDescriptors);
+        }
+        self.work += 1;
+        Ok(())
+    }
+
     /// Adds the buffer of one descriptor. A buffer that regions of the memory table divide
     /// becomes several segments; an empty one becomes none.
     fn add<M: RingMem>(&mut self, mem: &M, descriptor: &Descriptor) -> Result<(), RingError> {
@@ -93,6 +109,7 @@ impl Collector<'_> {
             used += 1;
             left -= take;
             if left > 0 {
+                self.count()?;
                 addr = addr.checked_add(take).ok_or(RingError::Unmapped)?;
             }
         }
@@ -116,15 +133,15 @@ impl Collector<'_> {
         }
         let run = self.check_mapped(mem, table)?;
         let count = u64::from(table.len) / DESCRIPTOR_SIZE;
-        if count > u64::from(TABLE_ENTRIES_MAX) {
+        if count > TABLE_ENTRIES_MAX {
             return Err(RingError::IndirectTooLong);
         }
         for index in 0..count {
-            self.count_indirect()?;
+            self.count()?;
             let offset = index * DESCRIPTOR_SIZE;
             let entry = match run {
                 Some(base) => Descriptor::read(mem, base.wrapping_add(offset))?,
-                None => read_scattered(mem, table.addr.wrapping_add(offset))?,
+                None => self.read_scattered(mem, table.addr.wrapping_add(offset))?,
             };
             if entry.has(INDIRECT) {
                 return Err(RingError::IndirectNested);
@@ -135,16 +152,6 @@ impl Collector<'_> {
             }
         }
         Err(RingError::Loop)
-    }
-
-    /// Counts an entry of an indirect table, or a piece that a table lies in: both cost time, and
-    /// a chain may name the same table many times.
-    fn count_indirect(&mut self) -> Result<(), RingError> {
-        if self.indirect == TABLE_ENTRIES_MAX {
-            return Err(RingError::Loop);
-        }
-        self.indirect += 1;
-        Ok(())
     }
 
     /// Checks that the whole of an indirect table is mapped, before any entry is used. Returns its
@@ -164,37 +171,39 @@ impl Collector<'_> {
             if run >= left {
                 return Ok((pieces == 0).then_some(base));
             }
-            self.count_indirect()?;
+            self.count()?;
             left -= run;
             addr = addr.checked_add(run).ok_or(RingError::Unmapped)?;
         }
         Err(RingError::TooManySegments)
     }
-}
 
-/// Reads an entry of an indirect table that is scattered over regions; the entry itself may be.
-fn read_scattered<M: RingMem>(mem: &M, addr: u64) -> Result<Descriptor, RingError> {
-    let (base, run) = mem.translate(addr)?;
-    if run >= DESCRIPTOR_SIZE {
-        return Descriptor::read(mem, base);
-    }
-    let mut bytes = [0; 16];
-    // The alignment of guest memory regions makes this a case that only a hostile driver brings
-    // about, so it may take 8 small reads.
-    for (index, pair) in bytes.chunks_exact_mut(2).enumerate() {
-        let (base, run) = mem.translate(addr.wrapping_add(2 * index as u64))?;
-        if run < 2 {
-            return Err(RingError::Unmapped);
+    /// Reads an entry of an indirect table that is scattered over regions; the entry itself may be.
+    fn read_scattered<M: RingMem>(&mut self, mem: &M, addr: u64) -> Result<Descriptor, RingError> {
+        let (base, run) = mem.translate(addr)?;
+        if run >= DESCRIPTOR_SIZE {
+            return Descriptor::read(mem, base);
         }
-        pair.copy_from_slice(&mem.read_u16(base)?.to_le_bytes());
+        let mut bytes = [0; 16];
+        // The alignment of guest memory regions makes this a case that only a hostile driver brings
+        // about, so it may take 8 small reads.
+        for (index, pair) in bytes.chunks_exact_mut(2).enumerate() {
+            self.count()?;
+            let (base, run) = mem.translate(addr.wrapping_add(2 * index as u64))?;
+            if run < 2 {
+                return Err(RingError::Unmapped);
+            }
+            pair.copy_from_slice(&mem.read_u16(base)?.to_le_bytes());
+        }
+        Ok(Descriptor::decode(bytes))
     }
-    Ok(Descriptor::decode(bytes))
 }
 
 impl Ring {
     /// Takes the next chain from the available ring and describes its buffers in `segments`.
     ///
-    /// Returns `None` when the ring is empty.
+    /// Returns `None` when the ring is empty. What it costs counts as work on one packet, together
+    /// with all that was done since [`Ring::take_work`] was asked, and that is bounded.
     ///
     /// # Errors
     ///
@@ -213,18 +222,16 @@ impl Ring {
             segments,
             readable: 0,
             writable: 0,
-            direct: 0,
-            indirect: 0,
+            work: self.work,
         };
         let walked = self.walk(mem, head, &mut collector);
         let Collector {
             readable,
             writable,
-            direct,
-            indirect,
+            work,
             ..
         } = collector;
-        self.work = self.work.saturating_add(direct).saturating_add(indirect);
+        self.work = work;
         walked?;
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(Some(Chain {
@@ -275,8 +282,8 @@ impl Ring {
                 .layout
                 .desc
                 .wrapping_add(DESCRIPTOR_SIZE * u64::from(index));
+            collector.count()?;
             let descriptor = Descriptor::read(mem, addr)?;
-            collector.direct += 1;
             if descriptor.has(INDIRECT) {
                 collector.add_table(mem, &descriptor)?;
             } else {

@@ -89,7 +89,8 @@ pub struct Ring {
     signalled: Option<u16>,
     /// Whether the driver is asked not to notify.
     quiet: bool,
-    /// Descriptors read since [`Ring::take_work`] was asked.
+    /// Work on the packet that is being made: descriptors that were read, and pieces in addition,
+    /// since [`Ring::take_work`] was asked.
     work: u32,
 }
 
@@ -120,7 +121,11 @@ impl Ring {
         }
     }
 
-    /// How many descriptors were read since this was asked last, for who pays for the time.
+    /// How many descriptors were read since this was asked last, for who pays for the time. Pieces
+    /// into which regions of the memory table divide a buffer or an indirect table count as such.
+    ///
+    /// To be asked after each packet, and before the first: [`Ring::pop`] refuses to do more than
+    /// 4096 for one of them.
     pub fn take_work(&mut self) -> usize {
         core::mem::take(&mut self.work) as usize
     }

@@ -9,11 +9,10 @@ const PACKETS_MAX: u32 = 256;
 pub const BYTES_MAX: usize = 0x80000;
 /// Bytes that a slice moves whoever waits meanwhile: a frame of Ethernet, as in the original IOcm.
 pub const BYTES_MIN: usize = 1500;
-/// Bytes that reading a descriptor counts as: its size. Chains without any data, which a guest can
-/// make of 65536 descriptors, end a slice as well.
+/// Bytes that reading a descriptor counts as: its size. Chains without any data end a slice as well.
 const DESCRIPTOR_BYTES: usize = 16;
 /// The clock is read once for so many packets, or bytes: reading it costs as much as a tenth of a
-/// small packet.
+/// small packet. The bytes are as many as the most descriptors that are read for a packet count as.
 const CLOCK_PACKETS: u32 = 16;
 const CLOCK_BYTES: usize = 0x10000;
 

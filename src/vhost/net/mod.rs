@@ -122,6 +122,8 @@ pub fn serve(virtqueue: &Virtqueue, queue: &mut Queue, mm: &InMm<'_>, how: &mut 
         return Next::Wait;
     }
     virtqueue.disarm();
+    // What was read for a packet that was not made in an earlier slice is no work on the next one.
+    queue.ring.take_work();
 
     let mut slice = Slice {
         how,

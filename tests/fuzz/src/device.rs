@@ -10,12 +10,12 @@ use vhost_iocm_engine::engine::mem::{Segment, UsedElem};
 use vhost_iocm_engine::engine::ring::Layout;
 
 use crate::memory::{Calls, Memory, Touch};
-use crate::oracle::{Replay, Walk, INDIRECT_MAX};
+use crate::oracle::{Replay, Walk, WORK_MAX};
 use crate::outcome::{Event, Outcomes};
 
-/// Accesses and translations for one of them: an entry that straddles regions is translated and
-/// then read in 8 pieces, each of them translated.
-const ENTRY_WORK: usize = 1 + 2 * 8 + 1;
+/// Accesses and translations for a descriptor: its own, and that of its buffer or table. Pieces of
+/// one are counted as more of them.
+const DESCRIPTOR_WORK: usize = 3;
 /// Accesses of a call that are not for descriptors or segments.
 const CALL_WORK: usize = 4;
 
@@ -150,6 +150,8 @@ pub(crate) struct Device {
     failed: usize,
     /// The next chain that is taken was put back before.
     unpopped: bool,
+    /// Work on the packet that is being made, as it has to be told.
+    packet_work: usize,
     /// Work of all calls.
     pub(crate) work: usize,
     pub(crate) outcomes: Outcomes,
@@ -172,6 +174,7 @@ impl Device {
             outstanding: VecDeque::new(),
             failed: 0,
             unpopped: false,
+            packet_work: 0,
             work: 0,
             outcomes: Outcomes::default(),
         }
@@ -291,35 +294,28 @@ impl Device {
         Ok(news)
     }
 
-    /// Takes a chain with room for `room` segments. Returns its length in bytes with the number of
-    /// descriptors that it cost, and `None` when there was none.
-    pub(crate) fn pop(
-        &mut self,
-        memory: &Memory,
-        room: usize,
-    ) -> Result<Option<(usize, usize)>, RingError> {
+    /// Takes a chain for the packet that is being made, with room for `room` segments. Returns its
+    /// length in bytes, and `None` when there was none.
+    pub(crate) fn pop(&mut self, memory: &Memory, room: usize) -> Result<Option<usize>, RingError> {
         let untouched = Segment { base: 1, len: 2 };
         let mut segments = vec![untouched; room];
-        let work_max = usize::from(self.num) + INDIRECT_MAX;
-        memory.begin(CALL_WORK + room + ENTRY_WORK * work_max);
+        let work_before = self.packet_work;
+        memory.begin(CALL_WORK + DESCRIPTOR_WORK * (WORK_MAX - work_before));
         let popped = self.ring.pop(memory, &mut segments);
         let calls = memory.end();
         self.work += calls.work();
-        let work = self.ring.take_work();
+
+        let mut touches = Replay::new(&calls.touches);
+        let mut walk = Walk::new(memory, self.layout.desc, self.num, room, work_before);
+        let expected = self.take(&mut touches, &mut walk);
+        touches.assert_end();
+        let work = walk.work - work_before;
         assert!(
-            calls.work() <= CALL_WORK + room + ENTRY_WORK * work,
+            calls.work() <= CALL_WORK + DESCRIPTOR_WORK * work,
             "{} accesses are called {work} descriptors",
             calls.work()
         );
-        if work > 20_000 {
-            self.outcomes.saw(Event::MuchWork);
-        }
-
-        let mut touches = Replay::new(&calls.touches);
-        let mut walk = Walk::new(memory, self.layout.desc, self.num, room);
-        let expected = self.take(&mut touches, &mut walk);
-        touches.assert_end();
-        assert_eq!(work, walk.direct + walk.indirect);
+        self.packet_work = walk.work;
         let taken = expected.map(|head| head.map(|head| (head, walk.readable, walk.writable)));
         assert_eq!(popped, taken);
         assert_eq!(self.ring.base(), self.next_avail);
@@ -330,9 +326,9 @@ impl Device {
                 // Who writes more than there is writes where it goes on.
                 assert!(rest.iter().take(4).all(|it| *it == untouched));
                 self.outstanding.push_back(head);
-                self.note_chain(memory, &calls, &walk);
+                self.note_chain(memory, &calls, &walk, work);
                 let len = walk.segments.iter().map(|it| it.len);
-                Ok(Some((len.fold(0, usize::saturating_add), work)))
+                Ok(Some(len.fold(0, usize::saturating_add)))
             }
             Ok(None) => {
                 self.outcomes.saw(Event::EmptyRing);
@@ -346,6 +342,16 @@ impl Device {
                 Err(error)
             }
         }
+    }
+
+    /// Ends the packet that is being made; returns how many descriptors were read for it.
+    pub(crate) fn take_work(&mut self) -> usize {
+        let work = self.ring.take_work();
+        assert_eq!(work, std::mem::take(&mut self.packet_work));
+        if work > WORK_MAX / 2 {
+            self.outcomes.saw(Event::MuchWork);
+        }
+        work
     }
 
     /// What taking a chain has to find: its head, nothing, or why not.
@@ -363,7 +369,7 @@ impl Device {
         Ok(Some(head))
     }
 
-    fn note_chain(&mut self, memory: &Memory, calls: &Calls, walk: &Walk<'_>) {
+    fn note_chain(&mut self, memory: &Memory, calls: &Calls, walk: &Walk<'_>, work: usize) {
         let events = [
             (walk.tables == 0, Event::DirectChain),
             (walk.tables > 0, Event::IndirectChain),
@@ -371,7 +377,7 @@ impl Device {
             (walk.straddling > 0, Event::StraddlingEntry),
             (walk.divided > 0, Event::DividedBuffer),
             (walk.segments.is_empty(), Event::EmptyChain),
-            (walk.direct + walk.indirect > 200, Event::LongChain),
+            (work > 200, Event::LongChain),
             (calls.changed, Event::ChangedChain),
             (
                 memory.overlaps() && !walk.segments.is_empty(),

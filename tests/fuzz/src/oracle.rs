@@ -15,8 +15,8 @@ use vhost_iocm_engine::engine::mem::Segment;
 use crate::input::{Descriptor, INDIRECT, NEXT, WRITE};
 use crate::memory::{Memory, Touch};
 
-/// Entries, and pieces, of all indirect tables of one chain.
-pub(crate) const INDIRECT_MAX: usize = 1 << 16;
+/// Descriptors that are read for one packet, and further pieces of what regions divide.
+pub(crate) const WORK_MAX: usize = 1 << 12;
 /// Pieces that regions divide one indirect table into.
 const PIECES_MAX: usize = 1024;
 
@@ -65,9 +65,9 @@ pub(crate) struct Walk<'a> {
     pub(crate) segments: Vec<Segment>,
     pub(crate) readable: usize,
     pub(crate) writable: usize,
-    pub(crate) direct: usize,
-    /// Entries and pieces of indirect tables.
-    pub(crate) indirect: usize,
+    direct: usize,
+    /// Descriptors that were read for the packet, and further pieces.
+    pub(crate) work: usize,
     pub(crate) tables: usize,
     /// Entries of indirect tables that regions of the memory table divide.
     pub(crate) straddling: usize,
@@ -76,7 +76,8 @@ pub(crate) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    pub(crate) fn new(memory: &'a Memory, table: u64, num: u16, room: usize) -> Self {
+    /// A walk for a packet on which there was `work` before.
+    pub(crate) fn new(memory: &'a Memory, table: u64, num: u16, room: usize, work: usize) -> Self {
         Self {
             memory,
             table,
@@ -86,7 +87,7 @@ impl<'a> Walk<'a> {
             readable: 0,
             writable: 0,
             direct: 0,
-            indirect: 0,
+            work,
             tables: 0,
             straddling: 0,
             divided: 0,
@@ -100,11 +101,11 @@ impl<'a> Walk<'a> {
             .ok_or(RingError::Unmapped)
     }
 
-    fn count_indirect(&mut self) -> Result<(), RingError> {
-        if self.indirect == INDIRECT_MAX {
-            return Err(RingError::Loop);
+    fn count(&mut self) -> Result<(), RingError> {
+        if self.work == WORK_MAX {
+            return Err(RingError::TooManyDescriptors);
         }
-        self.indirect += 1;
+        self.work += 1;
         Ok(())
     }
 
@@ -123,8 +124,11 @@ impl<'a> Walk<'a> {
                 len: len as usize,
             });
             addr += len;
-            if addr < end && addr > u128::from(u64::MAX) {
-                return Err(RingError::Unmapped);
+            if addr < end {
+                self.count()?;
+                if addr > u128::from(u64::MAX) {
+                    return Err(RingError::Unmapped);
+                }
             }
         }
         let count = self.segments.len() - before;
@@ -147,6 +151,7 @@ impl<'a> Walk<'a> {
         self.straddling += 1;
         let mut bytes = [0; 16];
         for (at, pair) in (0..).step_by(2).zip(bytes.chunks_exact_mut(2)) {
+            self.count()?;
             let (base, run) = self.lookup(addr + at)?;
             if run == 1 {
                 return Err(RingError::Unmapped);
@@ -169,7 +174,7 @@ impl<'a> Walk<'a> {
             pieces += 1;
             addr += u128::from(run);
             if addr < end {
-                self.count_indirect()?;
+                self.count()?;
             }
         }
         Ok(())
@@ -186,7 +191,7 @@ impl<'a> Walk<'a> {
             return Err(RingError::IndirectTooLong);
         }
         for index in 0..count {
-            self.count_indirect()?;
+            self.count()?;
             let addr = u128::from(table.addr) + 16 * u128::from(index);
             let entry = self.entry(touches, addr)?;
             if entry.has(INDIRECT) {
@@ -210,6 +215,7 @@ impl<'a> Walk<'a> {
             if self.direct == self.num.into() {
                 return Err(RingError::Loop);
             }
+            self.count()?;
             let addr = self.table.wrapping_add(16 * u64::from(index));
             let descriptor = touches.read_descriptor(addr)?;
             self.direct += 1;

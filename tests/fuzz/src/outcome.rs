@@ -29,7 +29,7 @@ pub enum Event {
     OverlappingRegions,
     /// The ring was empty.
     EmptyRing,
-    /// The engine looked at tens of thousands of descriptors in one call.
+    /// The engine read thousands of descriptors for one packet.
     MuchWork,
     /// More chains were taken than the ring has entries, before any was given back.
     MoreThanTheRing,
@@ -92,7 +92,7 @@ pub const EVENTS: [Event; 26] = [
 ];
 
 /// All errors that taking a chain can have.
-pub const ERRORS: [RingError; 10] = [
+pub const ERRORS: [RingError; 11] = [
     RingError::Fault,
     RingError::AvailIndex,
     RingError::DescriptorIndex,
@@ -103,6 +103,7 @@ pub const ERRORS: [RingError; 10] = [
     RingError::IndirectNested,
     RingError::Unmapped,
     RingError::TooManySegments,
+    RingError::TooManyDescriptors,
 ];
 
 /// What was seen, each once.

@@ -141,6 +141,7 @@ impl<'a> World<'a> {
                 };
                 // Why it may be refused is checked there.
                 let _ = self.device.pop(&self.memory, room);
+                self.device.take_work();
             }
             24 => {
                 let count = self.input.below(8);
@@ -160,6 +161,7 @@ impl<'a> World<'a> {
             29 if self.input.flip() => drop(self.device.peek(&self.memory)),
             29 => self.device.is_empty(&self.memory),
             30 => {
+                // All for one packet.
                 let most = self.repeat();
                 for _ in 0..most {
                     let popped = self.device.pop(&self.memory, 1);
@@ -167,6 +169,7 @@ impl<'a> World<'a> {
                         break;
                     }
                 }
+                self.device.take_work();
                 let all = self.device.outstanding.len();
                 self.device.push(&self.memory, all, 0);
             }
@@ -435,17 +438,18 @@ impl<'a> World<'a> {
             if self.device.outstanding.len() >= BATCH {
                 self.give_back();
             }
-            let (len, cost) = match self.device.pop(&self.memory, ROOM_MAX) {
-                Ok(Some(taken)) => taken,
+            let len = match self.device.pop(&self.memory, ROOM_MAX) {
+                Ok(Some(len)) => len,
                 Ok(None) => {
                     self.give_back();
                     if !matches!(self.device.enable(&self.memory), Ok(true)) {
                         return;
                     }
-                    (0, 0)
+                    0
                 }
                 Err(_) => break,
             };
+            let cost = self.device.take_work();
             packets += 1;
             work += cost;
             let clock = || {
@@ -466,6 +470,7 @@ impl<'a> World<'a> {
             assert!(packets < SLICE_PACKETS, "a slice without end");
             assert!(work < 0x80000 / 16, "a slice of {work} descriptors");
         }
+        self.device.take_work();
         self.device.unpop(leave);
         self.give_back();
     }
