@@ -9,6 +9,7 @@ use vhost_iocm_engine::engine::error::RingError;
 use vhost_iocm_engine::engine::mem::{Segment, UsedElem};
 use vhost_iocm_engine::engine::ring::Layout;
 
+use crate::act::Setup;
 use crate::memory::{Calls, Memory, Touch};
 use crate::oracle::{Replay, Walk, WORK_MAX};
 use crate::outcome::{Event, Outcomes};
@@ -213,6 +214,17 @@ impl Device {
         (self.next_avail, self.seen_avail) = (base, base);
         self.outstanding.clear();
         self.ring.set_base(base);
+    }
+
+    /// How the ring is set up.
+    pub(crate) fn setup(&self) -> Setup {
+        Setup {
+            num: self.num,
+            layout: self.layout,
+            base: self.next_avail,
+            event_idx: self.event_idx,
+            notify_on_empty: self.notify_on_empty,
+        }
     }
 
     // Where the fields of the ring are (virtio 1.3, 2.7.6 and 2.7.8).

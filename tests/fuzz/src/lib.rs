@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod act;
 mod device;
 mod input;
 mod memory;
@@ -25,10 +26,14 @@ mod oracle;
 mod outcome;
 mod script;
 
+pub use act::{Act, Setup};
 pub use device::{DeviceRing, Taken};
-pub use memory::Memory;
+pub use memory::{memory_size, Memory, Write, GUEST, OWNER};
 pub use outcome::{Event, Outcomes, ERRORS, EVENTS};
-pub use script::run;
+pub use script::{acts, run};
+
+/// Where the committed inputs are.
+pub const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus");
 
 /// What [`device_ring`] needs of the engine.
 #[doc(hidden)]

@@ -9,10 +9,11 @@ use vhost_iocm_engine::engine::mem::{self, Order, Region, RingMem, UsedElem};
 use vhost_iocm_engine::engine::ring::Layout;
 
 /// Where memory begins in the address space of the device's owner. Far from [`GUEST`], so that an
-/// address that was not translated does not work by accident.
-pub(crate) const OWNER: u64 = 0x7f12_3450_0000;
+/// address that was not translated does not work by accident, and where a process has nothing, so
+/// that one can have this memory.
+pub const OWNER: u64 = 0x2f12_3450_0000;
 /// Where guest-physical memory begins, with the memory table of the beginning.
-pub(crate) const GUEST: u64 = 0x8000_0000;
+pub const GUEST: u64 = 0x8000_0000;
 /// Bytes behind the ring for buffers and indirect tables.
 const HEAP: u64 = 0x4000;
 
@@ -39,13 +40,19 @@ impl Touch {
 
 /// What guest or owner write from another CPU.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Write {
-    pub(crate) addr: u64,
+pub struct Write {
+    /// Where, in the owner's address space.
+    pub addr: u64,
     pub(crate) bytes: [u8; 16],
     pub(crate) len: usize,
 }
 
 impl Write {
+    /// What is written: a field of 2 bytes, or a descriptor.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
     pub(crate) fn word(addr: u64, value: u16) -> Self {
         let mut bytes = [0; 16];
         bytes[..2].copy_from_slice(&value.to_le_bytes());
@@ -93,6 +100,11 @@ pub(crate) fn place(num: u16) -> (Layout, u64) {
         used,
     };
     (layout, (used + 6 + 8 * num).next_multiple_of(4096))
+}
+
+/// Bytes of the memory of a guest whose ring has `num` entries in the beginning.
+pub fn memory_size(num: u16) -> u64 {
+    place(num).1 - OWNER + HEAP
 }
 
 impl Memory {

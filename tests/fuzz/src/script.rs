@@ -3,9 +3,10 @@
 //! Scripts out of the fuzzer's bytes: what guest, owner and device do, in turn.
 
 use vhost_iocm_engine::engine::mem::Region;
-use vhost_iocm_engine::engine::ring::Layout;
+use vhost_iocm_engine::engine::ring::{Layout, Ring};
 use vhost_iocm_engine::engine::sched::budget::{Budget, Data};
 
+use crate::act::Act;
 use crate::device::{Device, DeviceRing};
 use crate::input::{Descriptor, Input, INDIRECT, NEXT};
 use crate::memory::{self, Memory, Write, GUEST, OWNER};
@@ -34,15 +35,18 @@ const SLICE_TIME: u64 = 200;
 ///
 /// When the engine does something wrong.
 pub fn run<R: DeviceRing + Default + 'static>(data: &[u8]) -> Outcomes {
-    run_with(Box::new(R::default()), data)
+    let mut world = World::new(Input::new(data), Box::new(R::default()), None);
+    world.run();
+    world.device.outcomes
 }
 
-fn run_with(ring: Box<dyn DeviceRing>, data: &[u8]) -> Outcomes {
-    let mut world = World::new(Input::new(data), ring);
-    while !world.input.is_empty() && !world.is_tired() {
-        world.step();
-    }
-    world.device.outcomes
+/// What guest and owner do in the script that `data` is, from the first [`SetUp`](Act::SetUp) on. The
+/// device is taken to serve everything whenever it serves.
+pub fn acts(data: &[u8]) -> Vec<Act> {
+    let ring = Box::new(Ring::default());
+    let mut world = World::new(Input::new(data), ring, Some(Vec::new()));
+    world.run();
+    world.acts.unwrap_or_default()
 }
 
 struct World<'a> {
@@ -53,10 +57,12 @@ struct World<'a> {
     avail_idx: u16,
     /// How often the guest wrote.
     written: usize,
+    /// What guest and owner did, if that is what is wanted. The device does nothing then.
+    acts: Option<Vec<Act>>,
 }
 
 impl<'a> World<'a> {
-    fn new(mut input: Input<'a>, ring: Box<dyn DeviceRing>) -> Self {
+    fn new(mut input: Input<'a>, ring: Box<dyn DeviceRing>, acts: Option<Vec<Act>>) -> Self {
         let size = input.byte();
         let num = match size % 32 {
             size @ 0..=15 => 1 << size,
@@ -69,14 +75,36 @@ impl<'a> World<'a> {
             device: Device::new(ring),
             avail_idx: 0,
             written: 0,
+            acts,
         };
         world.device.set_num(num.into());
         world.device.set_layout(memory::place(num).0);
         world
             .device
             .set_features(size & 0x20 != 0, size & 0x40 != 0);
-        world.device.start(&world.memory);
+        world.start();
         world
+    }
+
+    fn run(&mut self) {
+        while !self.input.is_empty() && !self.is_tired() {
+            self.step();
+        }
+    }
+
+    fn tell(&mut self, act: impl FnOnce() -> Act) {
+        if let Some(acts) = &mut self.acts {
+            acts.push(act());
+        }
+    }
+
+    fn start(&mut self) {
+        let setup = self.device.setup();
+        if let Some(acts) = &mut self.acts {
+            acts.push(Act::SetUp(setup));
+        } else {
+            self.device.start(&self.memory);
+        }
     }
 
     fn is_tired(&self) -> bool {
@@ -84,7 +112,13 @@ impl<'a> World<'a> {
     }
 
     fn step(&mut self) {
-        match self.input.byte() % 32 {
+        let what = self.input.byte() % 32;
+        if what >= 20 && self.acts.is_some() {
+            self.tell(|| Act::Serve);
+            self.pass_over(what);
+            return;
+        }
+        match what {
             // The guest, as a driver would.
             0..=2 => {
                 let head = self.input.index();
@@ -116,6 +150,7 @@ impl<'a> World<'a> {
             13 | 14 => {
                 let after = self.input.count().into();
                 let write = self.write();
+                self.tell(|| Act::WriteLater(after, write));
                 self.memory.change(after, write);
             }
             15 if self.memory.racing() < RACES_MAX => {
@@ -125,9 +160,13 @@ impl<'a> World<'a> {
                     addr: first.addr,
                     ..second
                 };
+                self.tell(|| Act::Race([first, same_place]));
                 self.memory.race([first, same_place]);
             }
-            15 => self.memory.calm(),
+            15 => {
+                self.tell(|| Act::Calm);
+                self.memory.calm();
+            }
             // The owner.
             16 => self.set_table(),
             17 => self.shatter(),
@@ -177,12 +216,32 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Takes the input of a step of the device, and lets it have served everything.
+    fn pass_over(&mut self, what: u8) {
+        let bytes = match what {
+            20..=24 | 29 => 1,
+            31 => 2,
+            _ => 0,
+        };
+        for _ in 0..bytes {
+            self.input.byte();
+        }
+        if matches!(what, 25 | 30) {
+            self.input.count();
+        }
+        if what == 25 {
+            self.input.byte();
+        }
+        self.device.next_avail = self.avail_idx;
+    }
+
     fn repeat(&mut self) -> u16 {
         self.input.count().min(REPEAT_MAX)
     }
 
     fn poke(&mut self, write: Write) {
         self.written += 1;
+        self.tell(|| Act::Write(write));
         self.memory.poke(&write);
     }
 
@@ -346,7 +405,8 @@ impl<'a> World<'a> {
             last = self.region(&last);
             last
         });
-        let regions = regions.collect();
+        let regions: Vec<_> = regions.collect();
+        self.tell(|| Act::SetTable(regions.clone()));
         if !self.memory.set_table(regions) {
             self.device.outcomes.saw(Event::TableRefused);
         }
@@ -371,7 +431,8 @@ impl<'a> World<'a> {
                 flags: 0,
             }
         });
-        let pieces = pieces.collect();
+        let pieces: Vec<_> = pieces.collect();
+        self.tell(|| Act::SetTable(pieces.clone()));
         assert!(self.memory.set_table(pieces), "pieces side by side");
     }
 
@@ -409,7 +470,7 @@ impl<'a> World<'a> {
             self.avail_idx = base;
             self.device.set_base(base);
         }
-        self.device.start(&self.memory);
+        self.start();
     }
 
     /// An address for a part of the ring, as good as `usual` or not.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::{env, fs, panic};
 
 use vhost_iocm_engine::{atomics, engine};
-use vhost_iocm_fuzz::{device_ring, run, DeviceRing, Outcomes, ERRORS, EVENTS};
+use vhost_iocm_fuzz::{device_ring, run, DeviceRing, Outcomes, CORPUS, ERRORS, EVENTS};
 
 #[allow(
     warnings,
@@ -17,8 +17,6 @@ use vhost_iocm_fuzz::{device_ring, run, DeviceRing, Outcomes, ERRORS, EVENTS};
 mod planted {
     include!(concat!(env!("OUT_DIR"), "/planted.rs"));
 }
-
-const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus");
 
 /// The inputs in a directory with their names, in the same order everywhere, small ones first.
 fn inputs(directory: &Path) -> Vec<(String, Vec<u8>)> {

@@ -35,6 +35,7 @@ pub mod random;
 pub mod refusal;
 pub mod ring;
 pub mod segment;
+pub mod service;
 pub mod statistics;
 pub mod tap;
 pub mod thread;

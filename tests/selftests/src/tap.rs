@@ -134,6 +134,18 @@ impl Tap {
         Ok(packet)
     }
 
+    /// Takes the packets that wait for the guest's side, and drops them.
+    pub fn discard(&self) -> Result<()> {
+        let mut packet = vec![0; usize::from(u16::MAX)];
+        loop {
+            match (&self.file).read(&mut packet) {
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error).context("read from the tap"),
+            }
+        }
+    }
+
     fn set_int(&self, request: u64, value: i32) -> Result<()> {
         // SAFETY: The requests that are passed here read an int at their argument.
         Errno::result(unsafe { ioctl_with_ref(&self.file, request, &value) })

@@ -17,20 +17,14 @@ use vhost_iocm_selftests::options::Options;
 use vhost_iocm_selftests::parameter::Parameter;
 use vhost_iocm_selftests::probe::Probe;
 use vhost_iocm_selftests::process::Part;
-use vhost_iocm_selftests::statistics::{median, quantile};
+use vhost_iocm_selftests::service::Service;
 
 use crate::stalled::Stalled;
 
 /// How often a claim about times is tried.
 const ATTEMPTS: u32 = 3;
-/// Length of a window, in each of which a stream and round trips are measured once.
-const WINDOW: Duration = Duration::from_millis(250);
 /// Windows before and after the stall.
 const IDLE_WINDOWS: usize = 5;
-/// What the neighbour must keep of its throughput beside an idle device.
-const RATE_KEPT: f64 = 0.95;
-/// How much longer its round trips may take, at the 99th percentile.
-const TAIL_GROWTH: f64 = 2.0;
 /// What a device that stalls may use of its worker's time.
 const STALLED_SHARE: f64 = 0.02;
 
@@ -122,54 +116,8 @@ fn stall_beside(
     Ok(served.as_secs_f64() / start.elapsed().as_secs_f64())
 }
 
-/// What a device got, window by window.
-#[derive(Default)]
-struct Service {
-    /// Frames a second.
-    rates: Vec<f64>,
-    /// The 99th percentile of the round trips.
-    tails: Vec<Duration>,
-}
-
-impl Service {
-    fn measure(&mut self, probe: &mut Probe, windows: usize) -> Result<()> {
-        for _ in 0..windows {
-            self.rates.push(probe.stream(WINDOW)?);
-            self.tails.push(quantile(&probe.round_trips(WINDOW)?, 0.99));
-        }
-        Ok(())
-    }
-
-    fn rate(&self) -> f64 {
-        median(&self.rates)
-    }
-
-    fn tail(&self) -> Duration {
-        median(&self.tails)
-    }
-}
-
-impl std::fmt::Display for Service {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{:.0} frames/s, 99 % of round trips within {:?} (medians of {} windows)",
-            self.rate(),
-            self.tail(),
-            self.rates.len()
-        )
-    }
-}
-
 fn compare(idle: &Service, beside: &Service, used: f64) -> Result<()> {
-    let kept = beside.rate() / idle.rate();
-    if kept < RATE_KEPT {
-        bail!("the neighbour kept {:.1} % of its throughput", kept * 100.0);
-    }
-    let growth = beside.tail().as_secs_f64() / idle.tail().as_secs_f64();
-    if growth > TAIL_GROWTH {
-        bail!("the neighbour's round trips took {growth:.2} times as long");
-    }
+    beside.compare(idle)?;
     if used > STALLED_SHARE {
         bail!(
             "the stalled device used {:.1} % of the worker's time",
