@@ -37,6 +37,7 @@ pub mod ring;
 pub mod segment;
 pub mod service;
 pub mod statistics;
+pub mod store;
 pub mod tap;
 pub mod thread;
 pub mod traffic;

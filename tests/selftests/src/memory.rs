@@ -4,6 +4,7 @@
 use std::ffi::c_void;
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::atomic::{fence, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,7 @@ use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::mman::{
-    madvise, mmap_anonymous, mremap, MRemapFlags, MapFlags, MmapAdvise, ProtFlags,
+    madvise, mmap, mmap_anonymous, mremap, MRemapFlags, MapFlags, MmapAdvise, ProtFlags,
 };
 use vhost::vhost_kern::vhost_binding::vhost_memory_region;
 use vm_memory::{
@@ -212,6 +213,23 @@ impl GuestMemory {
         // becomes a part of it, and goes with it.
         unsafe { mremap(copy, PAGE as usize, PAGE as usize, to_place, Some(place)) }
             .with_context(|| format!("exchange the page {page:?}"))?;
+        Ok(())
+    }
+
+    /// Lets the page lie in a file from now on, at this offset, with the same bytes. Nobody may write to
+    /// the page meanwhile.
+    pub fn move_page(&self, page: GuestAddress, file: &File, offset: u64) -> Result<()> {
+        let mut bytes = [0; PAGE as usize];
+        self.read_bytes(page, &mut bytes)?;
+        file.write_all_at(&bytes, offset).context("write a page")?;
+        let place = NonZeroUsize::new(self.page(page)?.as_ptr() as usize);
+        let length = NonZeroUsize::new(PAGE as usize).context("a page has no length")?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+        // SAFETY: The mapping of the guest's memory keeps its extent and is still all bytes. The page of
+        // the file becomes a part of it, and goes with it.
+        unsafe { mmap(place, length, access, flags, file, i64::try_from(offset)?) }
+            .with_context(|| format!("map a page of a file at {page:?}"))?;
         Ok(())
     }
 

@@ -35,6 +35,14 @@ pub enum Part {
     Nothing,
 }
 
+impl Part {
+    fn name(self) -> Result<String> {
+        let value = self.to_possible_value();
+        let value = value.context("a part of the memory has no name")?;
+        Ok(value.get_name().to_owned())
+    }
+}
+
 /// What a device can be kept busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Packets {
@@ -67,10 +75,16 @@ impl Owner {
 
     /// Starts a process that owns a device and, when told to, takes this part of its memory away.
     pub fn stall(node: &Path, tap: &str, part: Part) -> Result<Self> {
-        let part = part
-            .to_possible_value()
-            .context("a part of the memory has no name")?;
-        Self::spawn(&["stall", "--tap", tap, "--part", part.get_name()], node)
+        let part = part.name()?;
+        Self::spawn(&["stall", "--tap", tap, "--part", &part], node)
+    }
+
+    /// Starts a process that owns a device and, when told to, moves this part of its memory into a file.
+    pub fn stall_in(node: &Path, tap: &str, part: Part, file: &Path) -> Result<Self> {
+        let part = part.name()?;
+        let file = file.to_str().context("the path is no text")?;
+        let arguments = ["stall", "--tap", tap, "--part", &part, "--file", file];
+        Self::spawn(&arguments, node)
     }
 
     /// Starts a process that keeps its device busy with packets of this kind, once it is told to.

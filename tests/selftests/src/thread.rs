@@ -57,6 +57,11 @@ impl Thread {
         Ok(count.trim().parse()?)
     }
 
+    /// Its state, a letter of proc(5): `D` when it sleeps and no signal wakes it, `T` when it is stopped.
+    pub fn state(self) -> Result<char> {
+        self.stat_field(3)
+    }
+
     /// The list of CPUs on which it may run.
     pub fn allowed_cpus(self) -> Result<String> {
         let status = self.read("status")?;

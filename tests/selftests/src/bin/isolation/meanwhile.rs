@@ -3,6 +3,7 @@
 
 use anyhow::{ensure, Result};
 use vhost_iocm_selftests::control::{virtqueue, Control};
+use vhost_iocm_selftests::counters::Counters;
 use vhost_iocm_selftests::device::{Device, RECEIVE, TRANSMIT};
 use vhost_iocm_selftests::ktap::Suite;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
@@ -23,6 +24,18 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         suite.case(
             format!("a device moves while it sleeps in a page fault ({part:?})"),
             move || moves(options, control, part),
+        );
+    }
+
+    for part in [
+        Part::ReceiveBuffers,
+        Part::TransmitBuffers,
+        Part::Available,
+        Part::Used,
+    ] {
+        suite.case(
+            format!("a device sleeps while the server of the file in which its memory lies is stopped ({part:?})"),
+            move || in_file(options, control, part),
         );
     }
 
@@ -82,6 +95,33 @@ fn begun(options: &Options, control: &Control) -> Result<Stalled> {
     let mut stalled = Stalled::new(&options.node, control, Part::TransmitBuffers)?;
     stalled.begin()?;
     Ok(stalled)
+}
+
+fn in_file(options: &Options, control: &Control, part: Part) -> Result<()> {
+    let first = control.side_core()?;
+    let second = control.create_worker(-1)?;
+    let mut neighbour = Nic::new(&options.node, NicOptions::default())?;
+    let mut stalled = Stalled::in_file(&options.node, control, part)?;
+    let left = |stalled: &Stalled| -> Result<u64> {
+        Counters::of_device(control, &stalled.device)?.get("left_fault")
+    };
+    let before = left(&stalled)?;
+    stalled.begin()?;
+    ensure!(
+        left(&stalled)? > before,
+        "the device did not leave its worker"
+    );
+    for worker in [&second, &first] {
+        stalled.meanwhile("move the device", || {
+            control.move_device(&stalled.device, worker)
+        })?;
+        stalled.meanwhile("traffic of another device", || {
+            Traffic::new(&mut neighbour, Direction::Both)?.run(FRAMES)
+        })?;
+    }
+    stalled.end()?;
+    drop(neighbour);
+    control.restore().map(drop)
 }
 
 fn moves(options: &Options, control: &Control, part: Part) -> Result<()> {

@@ -38,7 +38,20 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
     ] {
         suite.measurement(
             format!("a device whose {what} for {stall:?} does not harm its neighbour"),
-            move || unharmed(options, control, part, "0", stall),
+            move || {
+                let make = || Stalled::new(&options.node, control, part);
+                unharmed(options, control, make, "0", stall)
+            },
+        );
+    }
+
+    for part in [Part::TransmitBuffers, Part::Available] {
+        suite.measurement(
+            format!("a device whose memory lies in a file whose server stops for {stall:?} does not harm its neighbour ({part:?})"),
+            move || {
+                let make = || Stalled::in_file(&options.node, control, part);
+                unharmed(options, control, make, "0", stall)
+            },
         );
     }
 
@@ -47,7 +60,8 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         move || {
             // So long that it is still being polled when the ring goes.
             let _idle = Parameter::set_time("poll_idle_us", Duration::from_secs(10))?;
-            unharmed(options, control, Part::Available, "1", stall)
+            let make = || Stalled::new(&options.node, control, Part::Available);
+            unharmed(options, control, make, "1", stall)
         },
     );
 }
@@ -55,7 +69,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
 fn unharmed(
     options: &Options,
     control: &Control,
-    part: Part,
+    make: impl Fn() -> Result<Stalled>,
     poll: &str,
     stall: Duration,
 ) -> Result<()> {
@@ -63,7 +77,7 @@ fn unharmed(
     let _left = cpu::leave(cpu::count()? - 1)?;
     for attempt in 1.. {
         let mut neighbour = Probe::new(&options.node)?;
-        let mut stalled = Stalled::new(&options.node, control, part)?;
+        let mut stalled = make()?;
         control.set_poll_of_device(&stalled.device, poll)?;
         let on = control.read_list(&format!("worker/{worker}/dev_list"))?;
         ensure!(on.len() == 2, "{worker} serves {on:?}, not two devices");

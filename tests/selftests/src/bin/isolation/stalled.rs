@@ -11,6 +11,7 @@ use vhost_iocm_selftests::control::Control;
 use vhost_iocm_selftests::frame::{self, Account};
 use vhost_iocm_selftests::options::Flavour;
 use vhost_iocm_selftests::process::{receive_fd, Owner, Part, STALLED_FRAMES, STALLED_STREAM};
+use vhost_iocm_selftests::store::Store;
 use vhost_iocm_selftests::thread::Thread;
 use vhost_iocm_selftests::userfault::{Fault, Faults};
 use vhost_iocm_selftests::wait;
@@ -28,6 +29,8 @@ const TAP_QUEUE: u64 = 500;
 
 /// A device of another process, whose memory can be taken away.
 pub struct Stalled {
+    /// Where the memory is, if it is not nowhere. Its end comes first, for the owner may wait for it.
+    store: Option<Store>,
     owner: Owner,
     /// Its name in the control interface.
     pub device: String,
@@ -41,11 +44,22 @@ pub struct Stalled {
 impl Stalled {
     /// Starts the process. Nothing of its memory is missing yet, and its device is idle.
     pub fn new(node: &Path, control: &Control, part: Part) -> Result<Self> {
-        let owner = Owner::stall(node, TAP, part)?;
+        Self::of(None, Owner::stall(node, TAP, part)?, control, part)
+    }
+
+    /// Starts the process and the server of the file into which its memory will go.
+    pub fn in_file(node: &Path, control: &Control, part: Part) -> Result<Self> {
+        let store = Store::new()?;
+        let owner = Owner::stall_in(node, TAP, part, &store.file())?;
+        Self::of(Some(store), owner, control, part)
+    }
+
+    fn of(store: Option<Store>, owner: Owner, control: &Control, part: Part) -> Result<Self> {
         let device = control.device_of(TAP)?;
         // A device that is polled could find the frames of its driver before the memory is gone.
         control.set_poll_of_device(&device, "0")?;
         Ok(Self {
+            store,
             owner,
             device,
             part,
@@ -71,6 +85,14 @@ impl Stalled {
         self.owner.go_on()?;
         if self.is_full() {
             return self.flood();
+        }
+        if let Some(store) = &self.store {
+            // The memory is in the file.
+            self.owner.expect_done()?;
+            store.stop()?;
+            self.owner.go_on()?;
+            self.send_some(STALLED_FRAMES)?;
+            return self.expect_sleep();
         }
         let mut faults = Faults::from(receive_fd(&self.owner.channel)?);
         self.send_some(STALLED_FRAMES)?;
@@ -102,23 +124,40 @@ impl Stalled {
             .send(&frame::encode(stream, sequence, frame::MINIMUM))
     }
 
+    /// The thread in which the device does what may sleep.
+    fn home_thread(&self) -> Result<Thread> {
+        let control = Control::default();
+        let status = control.read_status(&format!("dev/{}/status", self.device))?;
+        Thread::parse(status.get("home_pid").context("no home_pid")?)
+    }
+
     /// Checks that it is the device's own thread that sleeps.
     fn expect_home(&self, fault: Fault) -> Result<()> {
         let name = fault.thread.name()?;
-        let control = Control::default();
-        let status = control.read_status(&format!("dev/{}/status", self.device))?;
-        let home = status.get("home_pid").context("no home_pid")?;
+        let home = self.home_thread()?;
         ensure!(
-            name == self.home() && Thread::parse(home)? == fault.thread,
-            "thread {} ({name}) sleeps in the page fault; the home thread of process {} is {home}",
+            name == self.home() && home == fault.thread,
+            "thread {} ({name}) sleeps in the page fault; the home thread of process {} is {}",
             fault.thread.id,
-            self.owner()
+            self.owner(),
+            home.id
         );
         Ok(())
     }
 
+    /// Waits until the device's own thread sleeps, as nobody does who waits for work.
+    fn expect_sleep(&self) -> Result<()> {
+        let home = self.home_thread()?;
+        wait::until("the home thread to sleep in a page fault", || {
+            Ok(home.state()? == 'D')
+        })
+    }
+
     /// Brings the memory back, and expects every frame of both directions once and in order.
     pub fn end(mut self) -> Result<()> {
+        if let Some(store) = &self.store {
+            store.go_on()?;
+        }
         self.owner.go_on()?;
         self.owner.expect_done()?;
         let (mut own, mut reflected) = (Account::default(), Account::default());

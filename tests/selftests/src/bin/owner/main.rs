@@ -40,6 +40,9 @@ enum Command {
         /// What is missing.
         #[arg(long)]
         part: Part,
+        /// Where it is instead: in this file, whose server stops, rather than nowhere.
+        #[arg(long)]
+        file: Option<PathBuf>,
     },
     /// When told to, never let the device run out of packets to transmit.
     Saturate {
@@ -75,7 +78,7 @@ fn main() -> Result<()> {
     let test = Test::new()?;
     match Arguments::parse().command {
         Command::Reflect { card, lend } => reflect::run(card, lend, &test),
-        Command::Stall { card, part } => stall::run(card, part, &test),
+        Command::Stall { card, part, file } => stall::run(card, part, file, &test),
         Command::Saturate { card, packets } => saturate::run(card, packets, &test),
     }
 }
