@@ -28,6 +28,7 @@ impl AtomicU32 {
 
 /// A 64-bit word for counting, unordered.
 #[derive(Default)]
+#[repr(transparent)]
 pub struct AtomicU64(core::sync::atomic::AtomicU64);
 
 impl AtomicU64 {

@@ -5,6 +5,8 @@
 //! The monitor reads with the same file what the kernel module writes with it. Formats are those
 //! of the original IOcm: lists are separated by tabs and end in a newline, an empty list is an
 //! empty file, `status` files have lines of `name:value`.
+//!
+//! The binary snapshot has a file of its own: [`super::snapshot`].
 
 use crate::engine::sched::placement::Rule;
 use crate::engine::sched::polling::Mode;

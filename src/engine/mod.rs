@@ -12,6 +12,7 @@ pub mod error;
 pub mod mem;
 pub mod ring;
 pub mod sched;
+pub mod snapshot;
 pub mod stats;
 pub mod tunable;
 pub mod vnet;

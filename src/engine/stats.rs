@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counters that are read without stopping who writes them.
+//! Counters that are read without stopping who writes them. They lie in the snapshot, whose readers
+//! see them through `snapshot::read_record`; a counter is added at the end of its group, so that the
+//! others keep their places.
 //!
 //! Times are nanoseconds of the scheduler clock.
 
+use super::snapshot::{Field, Sequence};
 use crate::atomics::AtomicU64;
+use core::mem::{offset_of, size_of};
 
 /// An event counter. It only grows and wraps after 2^64 events.
 #[derive(Default)]
+#[repr(transparent)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
@@ -34,6 +39,7 @@ impl Counter {
 
 /// A number that goes up and down, or a point in time. One thread writes.
 #[derive(Default)]
+#[repr(transparent)]
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
@@ -56,6 +62,7 @@ impl Gauge {
 /// How long something takes: the longest time and the moving average, in nanoseconds. One thread
 /// at a time writes.
 #[derive(Default)]
+#[repr(C)]
 pub struct Age {
     longest: AtomicU64,
     average: AtomicU64,
@@ -94,206 +101,216 @@ impl Age {
     }
 }
 
-/// What is counted for a virtqueue. Except for `kicks`, who serves the virtqueue is the writer.
-#[derive(Default)]
-pub struct VirtqueueStats {
-    /// Packets moved between guest and backend.
-    pub packets: Counter,
-    /// Bytes of these packets, without the virtio header: what an interface would count.
-    pub bytes: Counter,
-    /// Guest notifications: wake-ups of the kick eventfd.
-    pub kicks: Counter,
-    /// Interrupts sent to the guest: signals of the call eventfd.
-    pub interrupts: Counter,
-    /// Slices served because of a guest notification or a socket event.
-    pub notif_works: Counter,
-    /// Time of these slices.
-    pub notif_time: Counter,
-    /// Bytes moved in them.
-    pub notif_bytes: Counter,
-    /// How many of them ended before the work did.
-    pub notif_limited: Counter,
-    /// For how long work had waited when they began.
-    pub notif_wait: Counter,
-    /// Looks at the virtqueue while it is polled.
-    pub polls: Counter,
-    /// Slices served because a look found something.
-    pub poll_kicks: Counter,
-    /// Time of these slices.
-    pub poll_time: Counter,
-    /// Bytes moved in them.
-    pub poll_bytes: Counter,
-    /// How many of them ended before the work did.
-    pub poll_limited: Counter,
-    /// Time between their beginnings and the ends of the slices before them.
-    pub poll_wait: Counter,
-    /// For how long it had not been known, when they began, that there is no work.
-    pub poll_pending: Counter,
-    /// Looks that found work and left it, so that what comes meanwhile shares a slice with it.
-    pub poll_coalesced: Counter,
-    /// Looks that found nothing.
-    pub poll_empty: Counter,
-    /// Time of these looks.
-    pub poll_empty_time: Counter,
-    /// When a worker that polls the virtqueue looked at it last; 0 if none did yet.
-    pub last_poll: Gauge,
-    /// Times that others were served while the virtqueue had waited for longer than its limits
-    /// allow, or the worker's.
-    pub stuck_times: Counter,
-    /// For how long it had waited then.
-    pub stuck_time: Counter,
-    /// Times that the virtqueue was left to its guest to notify, after it had been polled.
-    pub parks: Counter,
-    /// Times that packets waited in the socket and the guest had no buffers for them.
-    pub ring_full: Counter,
-    /// Time served by workers.
-    pub served_time: Counter,
-    /// Time served by the home thread, page faults included.
-    pub home_time: Counter,
-    /// Slices served by the home thread.
-    pub home_works: Counter,
-    /// Times that the virtqueue left its worker since guest memory was not resident.
-    pub left_fault: Counter,
-    /// Times that it left its worker since its backend cannot be served there.
-    pub left_backend: Counter,
-    /// Times that it left its worker since user space wants it to be served at home.
-    pub left_home: Counter,
-    /// Changes of the address space that its slices needed.
-    pub mm_switches: Counter,
-    /// Ring errors: the virtqueue stopped until the next kick.
-    pub errors: Counter,
-    /// Packets that could not be delivered and were dropped.
-    pub drops: Counter,
-    /// Age of the work when its slice began.
-    pub pending: Age,
+/// Declares what is counted for a kind of object, in the order in which the snapshot has it: the
+/// structure, its counters at 0, and the table of their names and places.
+macro_rules! counters {
+    ($(#[$doc:meta])* pub struct $name:ident {
+        $($(#[$field_doc:meta])* $field:ident: $type:ident,)*
+    }) => {
+        $(#[$doc])*
+        #[repr(C)]
+        pub struct $name {
+            /// Changes with the counters that change together.
+            pub sequence: Sequence,
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl $name {
+            /// The counters and where they are, from the beginning of this group.
+            pub const FIELDS: &'static [Field] = &[$(
+                Field {
+                    name: stringify!($field),
+                    word: offset_of!(Self, $field) / size_of::<AtomicU64>(),
+                    words: size_of::<$type>() / size_of::<AtomicU64>(),
+                },
+            )*];
+
+            /// Counters at 0.
+            pub const fn new() -> Self {
+                Self {
+                    sequence: Sequence::new(),
+                    $($field: $type::new(),)*
+                }
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::new()
+            }
+        }
+    };
 }
 
-impl VirtqueueStats {
-    /// Counters at 0.
-    pub const fn new() -> Self {
-        Self {
-            packets: Counter::new(),
-            bytes: Counter::new(),
-            kicks: Counter::new(),
-            interrupts: Counter::new(),
-            notif_works: Counter::new(),
-            notif_time: Counter::new(),
-            notif_bytes: Counter::new(),
-            notif_limited: Counter::new(),
-            notif_wait: Counter::new(),
-            polls: Counter::new(),
-            poll_kicks: Counter::new(),
-            poll_time: Counter::new(),
-            poll_bytes: Counter::new(),
-            poll_limited: Counter::new(),
-            poll_wait: Counter::new(),
-            poll_pending: Counter::new(),
-            poll_coalesced: Counter::new(),
-            poll_empty: Counter::new(),
-            poll_empty_time: Counter::new(),
-            last_poll: Gauge::new(),
-            stuck_times: Counter::new(),
-            stuck_time: Counter::new(),
-            parks: Counter::new(),
-            ring_full: Counter::new(),
-            served_time: Counter::new(),
-            home_time: Counter::new(),
-            home_works: Counter::new(),
-            left_fault: Counter::new(),
-            left_backend: Counter::new(),
-            left_home: Counter::new(),
-            mm_switches: Counter::new(),
-            errors: Counter::new(),
-            drops: Counter::new(),
-            pending: Age::new(),
-        }
+counters! {
+    /// What is counted for a virtqueue. Who serves it is the writer, except of `kicks`.
+    ///
+    /// What one slice adds is added at its end, in one section of `sequence`: packets, bytes and
+    /// times agree in whatever a reader sees. Looks that find nothing, and leaving the worker without
+    /// a slice, are counted without.
+    pub struct VirtqueueStats {
+        /// Packets moved between guest and backend.
+        packets: Counter,
+        /// Bytes of these packets, without the virtio header: what an interface would count.
+        bytes: Counter,
+        /// Guest notifications: wake-ups of the kick eventfd.
+        kicks: Counter,
+        /// Interrupts sent to the guest: signals of the call eventfd.
+        interrupts: Counter,
+        /// Slices served because of a guest notification or a socket event.
+        notif_works: Counter,
+        /// Time of these slices.
+        notif_time: Counter,
+        /// Bytes moved in them.
+        notif_bytes: Counter,
+        /// How many of them ended before the work did.
+        notif_limited: Counter,
+        /// For how long work had waited when they began.
+        notif_wait: Counter,
+        /// Looks at the virtqueue while it is polled.
+        polls: Counter,
+        /// Slices served because a look found something.
+        poll_kicks: Counter,
+        /// Time of these slices.
+        poll_time: Counter,
+        /// Bytes moved in them.
+        poll_bytes: Counter,
+        /// How many of them ended before the work did.
+        poll_limited: Counter,
+        /// Time between their beginnings and the ends of the slices before them.
+        poll_wait: Counter,
+        /// For how long it had not been known, when they began, that there is no work.
+        poll_pending: Counter,
+        /// Looks that found work and left it, so that what comes meanwhile shares a slice with it.
+        poll_coalesced: Counter,
+        /// Looks that found nothing.
+        poll_empty: Counter,
+        /// Time of these looks.
+        poll_empty_time: Counter,
+        /// When a worker that polls the virtqueue looked at it last; 0 if none did yet.
+        last_poll: Gauge,
+        /// Times that others were served while the virtqueue had waited for longer than its limits
+        /// allow, or the worker's.
+        stuck_times: Counter,
+        /// For how long it had waited then.
+        stuck_time: Counter,
+        /// Times that the virtqueue was left to its guest to notify, after it had been polled.
+        parks: Counter,
+        /// Times that packets waited in the socket and the guest had no buffers for them.
+        ring_full: Counter,
+        /// Time served by workers.
+        served_time: Counter,
+        /// Time served by the home thread, page faults included.
+        home_time: Counter,
+        /// Slices served by the home thread.
+        home_works: Counter,
+        /// Times that the virtqueue left its worker since guest memory was not resident.
+        left_fault: Counter,
+        /// Times that it left its worker since its backend cannot be served there.
+        left_backend: Counter,
+        /// Times that it left its worker since user space wants it to be served at home.
+        left_home: Counter,
+        /// Changes of the address space that its slices needed.
+        mm_switches: Counter,
+        /// Ring errors: the virtqueue stopped until the next kick.
+        errors: Counter,
+        /// Packets that could not be delivered and were dropped.
+        drops: Counter,
+        /// 1 while it is polled, as its last slice left it.
+        polled: Gauge,
+        /// Age of the work when its slice began.
+        pending: Age,
     }
 }
 
-/// What is counted for a worker, by itself.
+/// What a slice of a virtqueue did so far. It is kept apart, and counted when the slice ends.
 #[derive(Default)]
-pub struct WorkerStats {
-    /// Turns of the worker's loop.
-    pub loops: Counter,
-    /// When the last turn ended, by the time stamp counter.
-    pub last_loop: Gauge,
-    /// Turns in which no work was on the worker's lists.
-    pub empty_works: Counter,
-    /// Works that are on the lists now.
-    pub pending_works: Gauge,
-    /// Works that had waited for longer than the limit while others were served.
-    pub stuck_works: Counter,
-    /// Works for which there was nothing to serve: the virtqueue had no backend any more.
-    pub noqueue_works: Counter,
-    /// Slices served.
-    pub works: Counter,
+pub struct Tally {
+    /// Packets moved.
+    pub packets: u64,
+    /// Bytes of these packets.
+    pub bytes: u64,
+    /// Interrupts sent.
+    pub interrupts: u64,
+    /// Whether packets waited and the guest had no buffers for them.
+    pub ring_full: u64,
+    /// Packets dropped.
+    pub drops: u64,
+    /// Ring errors.
+    pub errors: u64,
     /// Changes of the address space.
-    pub mm_switches: Counter,
-    /// Times that the worker went to sleep.
-    pub wait: Counter,
-    /// Time spent serving.
-    pub busy_time: Counter,
-    /// Time in which the worker ran and served nothing.
-    pub spare_time: Counter,
-    /// The part of it in slices that a notification brought about.
-    pub notif_time: Counter,
-    /// The part of it in slices that a look at a polled virtqueue brought about.
-    pub poll_time: Counter,
-    /// Time spent looking at polled virtqueues that had nothing.
-    pub empty_poll_time: Counter,
-    /// Looks at polled virtqueues.
-    pub polls: Counter,
-    /// Looks that found nothing.
-    pub empty_polls: Counter,
-    /// Virtqueues that are polled now.
-    pub polled: Gauge,
-    /// Time asleep.
-    pub idle_time: Counter,
-    /// Time in which the worker could have run and its CPU ran something else.
-    pub stolen_time: Counter,
-    /// Times that soft interrupts were let in again: batches of frames that were sent.
-    pub enabled_interrupts: Counter,
-    /// Slices during which soft interrupts ran.
-    pub softirq_slices: Counter,
-    /// Soft interrupts that ran during slices.
-    pub softirqs: Counter,
-    /// Time that they took, which is not part of the time spent serving.
-    pub softirq_time: Counter,
-    /// Age of work when its slice began.
-    pub pending: Age,
-    /// Times that the worker was woken after it had been parked. The fast loop is the writer.
-    pub wakes: Counter,
+    pub mm_switches: u64,
+    /// Whether the virtqueue was left to its guest to notify.
+    pub parks: u64,
 }
 
-impl WorkerStats {
-    /// Counters at 0.
-    pub const fn new() -> Self {
-        Self {
-            loops: Counter::new(),
-            last_loop: Gauge::new(),
-            empty_works: Counter::new(),
-            pending_works: Gauge::new(),
-            stuck_works: Counter::new(),
-            noqueue_works: Counter::new(),
-            works: Counter::new(),
-            mm_switches: Counter::new(),
-            wait: Counter::new(),
-            busy_time: Counter::new(),
-            spare_time: Counter::new(),
-            notif_time: Counter::new(),
-            poll_time: Counter::new(),
-            empty_poll_time: Counter::new(),
-            polls: Counter::new(),
-            empty_polls: Counter::new(),
-            polled: Gauge::new(),
-            idle_time: Counter::new(),
-            stolen_time: Counter::new(),
-            enabled_interrupts: Counter::new(),
-            softirq_slices: Counter::new(),
-            softirqs: Counter::new(),
-            softirq_time: Counter::new(),
-            pending: Age::new(),
-            wakes: Counter::new(),
-        }
+impl VirtqueueStats {
+    /// Counts what a slice did. The caller is in a section.
+    pub fn add(&self, tally: &Tally) {
+        self.packets.add(tally.packets);
+        self.bytes.add(tally.bytes);
+        self.interrupts.add(tally.interrupts);
+        self.ring_full.add(tally.ring_full);
+        self.drops.add(tally.drops);
+        self.errors.add(tally.errors);
+        self.mm_switches.add(tally.mm_switches);
+        self.parks.add(tally.parks);
+    }
+}
+
+counters! {
+    /// What is counted for a worker, by itself: slices in one section of `sequence` each, the rest
+    /// without.
+    pub struct WorkerStats {
+        /// Turns of the worker's loop.
+        loops: Counter,
+        /// When the last turn ended, by the time stamp counter.
+        last_loop: Gauge,
+        /// Turns in which no work was on the worker's lists.
+        empty_works: Counter,
+        /// Works that are on the lists now.
+        pending_works: Gauge,
+        /// Works that had waited for longer than the limit while others were served.
+        stuck_works: Counter,
+        /// Works for which there was nothing to serve: the virtqueue had no backend any more.
+        noqueue_works: Counter,
+        /// Slices served.
+        works: Counter,
+        /// Changes of the address space.
+        mm_switches: Counter,
+        /// Times that the worker went to sleep.
+        wait: Counter,
+        /// Time spent serving.
+        busy_time: Counter,
+        /// Time in which the worker ran and served nothing.
+        spare_time: Counter,
+        /// The part of it in slices that a notification brought about.
+        notif_time: Counter,
+        /// The part of it in slices that a look at a polled virtqueue brought about.
+        poll_time: Counter,
+        /// Time spent looking at polled virtqueues that had nothing.
+        empty_poll_time: Counter,
+        /// Looks at polled virtqueues.
+        polls: Counter,
+        /// Looks that found nothing.
+        empty_polls: Counter,
+        /// Virtqueues that are polled now.
+        polled: Gauge,
+        /// Time asleep.
+        idle_time: Counter,
+        /// Time in which the worker could have run and its CPU ran something else.
+        stolen_time: Counter,
+        /// Times that soft interrupts were let in again: batches of frames that were sent.
+        enabled_interrupts: Counter,
+        /// Slices during which soft interrupts ran.
+        softirq_slices: Counter,
+        /// Soft interrupts that ran during slices.
+        softirqs: Counter,
+        /// Time that they took, which is not part of the time spent serving.
+        softirq_time: Counter,
+        /// Age of work when its slice began.
+        pending: Age,
+        /// Times that the worker was woken after it had been parked. The fast loop is the writer.
+        wakes: Counter,
     }
 }

@@ -29,6 +29,7 @@ impl AtomicU32 {
 }
 
 /// A 64-bit word for counting, unordered.
+#[repr(transparent)]
 pub struct AtomicU64(Atomic<u64>);
 
 impl AtomicU64 {

@@ -146,6 +146,49 @@ const BUGS: &[Bug] = &[
         text: "        atomics::smp_wmb();\n",
         instead: "",
     },
+    // The sequence of a record of the snapshot.
+    Bug {
+        name: "begins_without_a_barrier",
+        file: "snapshot/sequence.rs",
+        text: "        smp_wmb();\n        Self {",
+        instead: "        Self {",
+    },
+    Bug {
+        name: "ends_without_a_barrier",
+        file: "snapshot/sequence.rs",
+        text: "        smp_wmb();\n        self.sequence.store",
+        instead: "        self.sequence.store",
+    },
+    Bug {
+        name: "copies_before_the_sequence",
+        file: "snapshot/sequence.rs",
+        text: "    smp_rmb();\n    for",
+        instead: "    for",
+    },
+    Bug {
+        name: "copies_after_the_sequence",
+        file: "snapshot/sequence.rs",
+        text: "    smp_rmb();\n    let after",
+        instead: "    let after",
+    },
+    Bug {
+        name: "does_not_compare_sequences",
+        file: "snapshot/sequence.rs",
+        text: "before == after && before.iter()",
+        instead: "before.iter()",
+    },
+    Bug {
+        name: "takes_what_is_being_written",
+        file: "snapshot/sequence.rs",
+        text: "before == after && before.iter().all(|sequence| sequence % 2 == 0)",
+        instead: "before == after",
+    },
+    Bug {
+        name: "looks_at_one_sequence_alone",
+        file: "snapshot/sequence.rs",
+        text: "let after = [record[0].load(), record[COUNTERS].load()];",
+        instead: "let after = [record[0].load(), before[1]];",
+    },
 ];
 
 fn main() {

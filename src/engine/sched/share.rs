@@ -16,6 +16,9 @@ const WINDOW: u64 = 10_000_000;
 /// The fields are written by control operations and by the workers of the device's virtqueues. A
 /// device has two workers at most, and a ceiling holds for both together; if both account at the
 /// same instant at the end of a window, one of the two slices may count for the wrong window.
+///
+/// The snapshot has the fields in this order.
+#[repr(C)]
 pub struct Share {
     weight: AtomicU64,
     /// Parts per thousand of one worker's time.
@@ -36,6 +39,12 @@ impl Share {
             window: AtomicU64::new(0),
             used: AtomicU64::new(0),
         }
+    }
+
+    /// Goes back to the default weight and no ceiling, where zeroes were.
+    pub fn reset(&self) {
+        self.set_weight(WEIGHT_DEFAULT);
+        self.set_ceiling(TIME_SHARE_MAX);
     }
 
     /// The weight, from `credit::WEIGHT_MIN` to `credit::WEIGHT_MAX`.

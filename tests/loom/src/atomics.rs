@@ -6,45 +6,44 @@
 //! ordered as acquire and release and not fully. The barriers are C11's, which order what the
 //! kernel's do.
 
-use std::sync::{atomic, OnceLock};
+use std::sync::OnceLock;
 
-use loom::sync::atomic::{fence, Ordering};
+use loom::sync::atomic::{self, fence, Ordering};
 
-/// A word whose exchanges are as ordered as told.
-///
-/// Loom's own cannot be made in a constant. It is made by the first access, which has to happen
-/// before the word is shared.
-struct Word {
-    initial: u32,
-    word: OnceLock<loom::sync::atomic::AtomicU32>,
+/// Loom's own words cannot be made in a constant. Each is made by the first access, which has to
+/// happen before it is shared.
+struct Word<T, W> {
+    initial: T,
+    word: OnceLock<W>,
 }
 
-impl Word {
-    const fn new(initial: u32) -> Self {
+impl<T: Copy, W> Word<T, W> {
+    const fn new(initial: T) -> Self {
         Self {
             initial,
             word: OnceLock::new(),
         }
     }
 
-    fn get(&self) -> &loom::sync::atomic::AtomicU32 {
-        self.word
-            .get_or_init(|| loom::sync::atomic::AtomicU32::new(self.initial))
+    fn get(&self, make: fn(T) -> W) -> &W {
+        self.word.get_or_init(|| make(self.initial))
     }
+}
 
+impl Word<u32, atomic::AtomicU32> {
     fn load(&self) -> u32 {
-        self.get().load(Ordering::Relaxed)
+        self.get(atomic::AtomicU32::new).load(Ordering::Relaxed)
     }
 
     fn compare_exchange(&self, old: u32, new: u32, order: Ordering) -> Result<(), u32> {
-        self.get()
+        self.get(atomic::AtomicU32::new)
             .compare_exchange(old, new, order, Ordering::Relaxed)
             .map(|_| ())
     }
 }
 
 /// A 32-bit word that threads hand work over with.
-pub struct AtomicU32(Word);
+pub struct AtomicU32(Word<u32, atomic::AtomicU32>);
 
 impl AtomicU32 {
     pub const fn new(value: u32) -> Self {
@@ -61,7 +60,7 @@ impl AtomicU32 {
 }
 
 /// The same without any order, for a planted bug.
-pub struct Unordered(Word);
+pub struct Unordered(Word<u32, atomic::AtomicU32>);
 
 impl Unordered {
     pub const fn new(value: u32) -> Self {
@@ -77,25 +76,34 @@ impl Unordered {
     }
 }
 
-/// A 64-bit word for counting, which nothing depends on and loom need not see.
-#[derive(Default)]
-pub struct AtomicU64(atomic::AtomicU64);
+/// A 64-bit word for counting, unordered.
+pub struct AtomicU64(Word<u64, atomic::AtomicU64>);
 
 impl AtomicU64 {
     pub const fn new(value: u64) -> Self {
-        Self(atomic::AtomicU64::new(value))
+        Self(Word::new(value))
+    }
+
+    fn get(&self) -> &atomic::AtomicU64 {
+        self.0.get(atomic::AtomicU64::new)
     }
 
     pub fn load(&self) -> u64 {
-        self.0.load(atomic::Ordering::Relaxed)
+        self.get().load(Ordering::Relaxed)
     }
 
     pub fn store(&self, value: u64) {
-        self.0.store(value, atomic::Ordering::Relaxed);
+        self.get().store(value, Ordering::Relaxed);
     }
 
     pub fn fetch_add(&self, value: u64) {
-        self.0.fetch_add(value, atomic::Ordering::Relaxed);
+        self.get().fetch_add(value, Ordering::Relaxed);
+    }
+}
+
+impl Default for AtomicU64 {
+    fn default() -> Self {
+        Self::new(0)
     }
 }
 

@@ -26,3 +26,4 @@ mod planted {
 mod explore;
 mod notification;
 mod ownership;
+mod snapshot;
