@@ -93,14 +93,14 @@ impl Affinity {
         to_result(unsafe { shim::iocm_affinity_set(self.0.as_ptr(), cpus.as_raw()) })
     }
 
-    /// Notes what others did to the current thread.
+    /// Notes what others did to the current thread, and returns whether its CPUs have changed.
     ///
     /// # Safety
     ///
     /// This object is the current thread's.
-    pub(super) unsafe fn look(&self) {
+    pub(super) unsafe fn look(&self) -> bool {
         // SAFETY: By the type invariant and the caller's promise.
-        unsafe { shim::iocm_affinity_look(self.0.as_ptr()) };
+        unsafe { shim::iocm_affinity_look(self.0.as_ptr()) }
     }
 
     /// Whether none of the wanted CPUs is online, so that the thread runs on others.

@@ -3,6 +3,7 @@
 //! /sys/class/vhost and the files there that do not belong to one object.
 
 use super::bindings as shim;
+use super::snapshot::Snapshot;
 use super::sysfs::{finish, Text};
 use kernel::error::to_result;
 use kernel::prelude::*;
@@ -52,6 +53,9 @@ pub trait Files: Send + Sync + 'static {
 
     /// Acts on what was written to `file`.
     fn store(self: &Arc<Self>, file: File, text: &[u8]) -> Result;
+
+    /// What the binary file shows.
+    fn snapshot(&self) -> &Snapshot;
 }
 
 /// The class, while it is registered. There can be one, so this is made once, by the module's
@@ -64,6 +68,8 @@ impl<F: Files> Control<F> {
     const OPERATIONS: shim::iocm_control_ops = shim::iocm_control_ops {
         show: Some(Self::show),
         store: Some(Self::store),
+        snapshot_read: Some(Self::snapshot_read),
+        snapshot_page: Some(Self::snapshot_page),
     };
 
     /// Registers the class.
@@ -116,6 +122,39 @@ impl<F: Files> Control<F> {
                 .and_then(|file| files.store(file, text))
                 .map(|()| len),
         )
+    }
+}
+
+impl<F: Files> Control<F> {
+    /// # Safety
+    ///
+    /// Called by the shim with the context that was registered and a buffer of `len` bytes.
+    unsafe extern "C" fn snapshot_read(
+        context: *const kernel::ffi::c_void,
+        position: u64,
+        bytes: *mut kernel::ffi::c_char,
+        len: usize,
+    ) -> isize {
+        // SAFETY: The context is the one that was registered.
+        let files = unsafe { &*context.cast::<Arc<F>>() };
+        // The buffer of sysfs is not initialised.
+        // SAFETY: sysfs passes a buffer of this length.
+        unsafe { bytes.write_bytes(0, len) };
+        // SAFETY: As above; it is this call's alone.
+        let bytes = unsafe { core::slice::from_raw_parts_mut(bytes.cast(), len) };
+        finish(Ok(files.snapshot().read(position, bytes)))
+    }
+
+    /// # Safety
+    ///
+    /// Called by the shim with the context that was registered.
+    unsafe extern "C" fn snapshot_page(
+        context: *const kernel::ffi::c_void,
+        index: usize,
+    ) -> *mut kernel::bindings::page {
+        // SAFETY: The context is the one that was registered.
+        let files = unsafe { &*context.cast::<Arc<F>>() };
+        files.snapshot().page(index)
     }
 }
 

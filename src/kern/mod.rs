@@ -17,6 +17,7 @@ pub mod parameters;
 pub mod pin;
 pub mod process;
 pub mod served;
+pub mod snapshot;
 pub mod sysfs;
 pub mod tap;
 pub mod thread;

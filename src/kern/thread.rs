@@ -72,12 +72,20 @@ impl Current {
         unsafe { shim::iocm_relax() };
     }
 
-    /// Lets others run, between two slices, and notes on which CPUs the thread may run now.
-    pub fn breathe(&self) {
+    /// Lets others run, between two slices, and notes on which CPUs the thread may run now. Returns
+    /// whether these have changed.
+    pub fn breathe(&self) -> bool {
         // SAFETY: The affinity is this thread's, see `main`.
-        unsafe { self.affinity.look() };
+        let moved = unsafe { self.affinity.look() };
         // SAFETY: The thread holds neither locks nor an RCU read section between slices.
         unsafe { shim::iocm_breathe() };
+        moved
+    }
+
+    /// The only CPU on which the thread may run, or -1 if there are several.
+    pub fn cpu(&self) -> i32 {
+        // SAFETY: The current thread's structure is valid.
+        unsafe { shim::iocm_task_cpu(bindings::get_current()) }
     }
 }
 
@@ -192,7 +200,10 @@ impl<B: Body> Thread<B> {
     ///
     /// `ENODEV` when none of them is online any more.
     pub fn set_cpus(&self, cpus: &CpuList) -> Result {
-        self.shared.affinity.set(cpus)
+        self.shared.affinity.set(cpus)?;
+        // One that sleeps notes it now.
+        self.task.wake_up();
+        Ok(())
     }
 
     /// Whether none of the CPUs is online on which the thread is to run, so that it runs on

@@ -305,15 +305,16 @@ int iocm_affinity_set(struct iocm_affinity *affinity, const struct cpumask *mask
 	return err;
 }
 
-/* Notes what others did to the mask. Called by the thread. */
-void iocm_affinity_look(struct iocm_affinity *affinity)
+/* Notes what others did to the mask, and says whether it has changed. Called by the thread. */
+bool iocm_affinity_look(struct iocm_affinity *affinity)
 {
 	if (likely(cpumask_equal(&current->cpus_mask, affinity->seen)))
-		return;
+		return false;
 	spin_lock(&affinity->lock);
 	affinity_mask(current, affinity->seen);
 	affinity_adopt(affinity, affinity->seen);
 	spin_unlock(&affinity->lock);
+	return true;
 }
 
 bool iocm_affinity_displaced(struct iocm_affinity *affinity)

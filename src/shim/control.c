@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * /sys/class/vhost: the class, its three directories, and the files that do not belong to one
- * worker, device or virtqueue. The kernel builds such tables with macros.
+ * worker, device or virtqueue. The kernel builds such tables with macros, and the operations of a
+ * mapping are tables as well.
  */
 #include <linux/device.h>
 #include <linux/err.h>
+#include <linux/mm.h>
 #include <linux/sysfs.h>
 
 #include "shim.h"
@@ -60,7 +62,67 @@ static struct attribute *control_attrs[] = {
 	&class_attr_iocores_utilization.attr,
 	NULL,
 };
-ATTRIBUTE_GROUPS(control);
+
+/*
+ * The binary snapshot, read and mapped.
+ *
+ * A page is mapped when it is touched, with a reference: only that much of a mapping is the
+ * module's. kernfs puts operations of its own before ours, calls ours only as long as the file is
+ * there, and when it is removed waits for them and takes the pages out of all mappings. A fault
+ * that is about to put one in then keeps the page, and nothing else.
+ */
+static ssize_t snapshot_read(struct file *file, struct kobject *kobj,
+			     const struct bin_attribute *attr, char *bytes, loff_t position,
+			     size_t len)
+{
+	return control_ops->snapshot_read(control_context, position, bytes, len);
+}
+
+static vm_fault_t snapshot_fault(struct vm_fault *vmf)
+{
+	vmf->page = control_ops->snapshot_page(control_context, vmf->pgoff);
+	return vmf->page ? 0 : VM_FAULT_SIGBUS;
+}
+
+static const struct vm_operations_struct snapshot_vm_ops = {
+	.fault = snapshot_fault,
+};
+
+/*
+ * Pages that are not there yet may be mapped: they can be touched as soon as they are. Private
+ * mappings, which promise nothing about later changes, are refused.
+ */
+static int snapshot_mmap(struct file *file, struct kobject *kobj, const struct bin_attribute *attr,
+			 struct vm_area_struct *vma)
+{
+	if (vma->vm_flags & VM_WRITE)
+		return -EPERM;
+	if (!(vma->vm_flags & VM_MAYSHARE))
+		return -EINVAL;
+	if (vma->vm_pgoff > IOCM_SNAPSHOT_PAGES_MAX ||
+	    vma_pages(vma) > IOCM_SNAPSHOT_PAGES_MAX - vma->vm_pgoff)
+		return -EINVAL;
+	vm_flags_mod(vma, VM_DONTEXPAND | VM_DONTDUMP, VM_MAYWRITE);
+	vma->vm_ops = &snapshot_vm_ops;
+	return 0;
+}
+
+static const struct bin_attribute snapshot_attr = {
+	.attr = { .name = "snapshot", .mode = 0444 },
+	.read = snapshot_read,
+	.mmap = snapshot_mmap,
+};
+
+static const struct bin_attribute *const control_bin_attrs[] = {
+	&snapshot_attr,
+	NULL,
+};
+
+static const struct attribute_group control_group = {
+	.attrs = control_attrs,
+	.bin_attrs = control_bin_attrs,
+};
+__ATTRIBUTE_GROUPS(control);
 
 DEVICE_FILE_SHOW(create, IOCM_FILE_WORKER_CREATE)
 DEVICE_FILE_STORE(create, IOCM_FILE_WORKER_CREATE)
@@ -148,4 +210,16 @@ void iocm_control_unregister(void)
 struct kobject *iocm_control_directory(enum iocm_directory directory)
 {
 	return &control_directories[directory]->kobj;
+}
+
+/* Where the kernel has mapped @page, which was allocated for its own use. */
+void *iocm_page_address(struct page *page)
+{
+	return page_address(page);
+}
+
+/* Takes one more reference to @page. */
+void iocm_page_take(struct page *page)
+{
+	get_page(page);
 }

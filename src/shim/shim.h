@@ -115,7 +115,7 @@ int iocm_affinity_begin(struct iocm_affinity *affinity, struct task_struct *task
 			const struct cpumask *mask);
 void iocm_affinity_end(struct iocm_affinity *affinity);
 int iocm_affinity_set(struct iocm_affinity *affinity, const struct cpumask *mask);
-void iocm_affinity_look(struct iocm_affinity *affinity);
+bool iocm_affinity_look(struct iocm_affinity *affinity);
 bool iocm_affinity_displaced(struct iocm_affinity *affinity);
 size_t iocm_affinity_wanted(struct iocm_affinity *affinity, char *text, size_t size);
 int iocm_affinity_announce(struct iocm_affinity *affinity, struct kobject *directory,
@@ -155,11 +155,20 @@ enum iocm_directory {
 struct iocm_control_ops {
 	ssize_t (*show)(const void *context, int file, char *page);
 	ssize_t (*store)(const void *context, int file, const char *text, size_t len);
+	/* A part of the binary snapshot. */
+	ssize_t (*snapshot_read)(const void *context, u64 position, char *bytes, size_t len);
+	/* A page of it, to which the caller owns a reference then, or NULL if there is no such page. */
+	struct page *(*snapshot_page)(const void *context, unsigned long index);
 };
+
+/* The most pages of the binary snapshot. */
+#define IOCM_SNAPSHOT_PAGES_MAX 4096
 
 int iocm_control_register(const struct iocm_control_ops *ops, const void *context);
 void iocm_control_unregister(void);
 struct kobject *iocm_control_directory(enum iocm_directory directory);
+void *iocm_page_address(struct page *page);
+void iocm_page_take(struct page *page);
 
 /* parameters.c: module parameters */
 

@@ -5,7 +5,7 @@
 use super::features::{Features, BACKEND_OFFERED, OFFERED, WORDS};
 use super::home::HomeWork;
 use super::virtqueue::{Backend, Buffers, Common, Direction, End, Kick, SocketEvent, Virtqueue};
-use crate::engine::abi::{DeviceId, VirtqueueId};
+use crate::engine::abi::{DeviceId, VirtqueueId, WorkerId};
 use crate::engine::ring::{Layout, Ring};
 use crate::kern::error::{ebadfd, enobufs, eopnotsupp, ring_errno};
 use crate::kern::eventfd::{EventFd, FileRef};
@@ -14,6 +14,7 @@ use crate::kern::inbox::Inbox;
 use crate::kern::mm::OwnerMm;
 use crate::kern::process::Process;
 use crate::kern::served::{Hold, Served};
+use crate::kern::snapshot::Snapshot;
 use crate::kern::tap::{self, Receiver, Socket};
 use crate::kern::user::{access_ok, Argument, MemoryTable, UserMemory};
 use crate::kern::vhost_abi::{
@@ -79,16 +80,21 @@ pub struct Device {
 }
 
 impl Device {
-    /// Makes a device that the reader of `inbox` serves.
+    /// Makes a device that `worker`, the reader of `inbox`, serves.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`.
-    pub fn new(id: DeviceId, inbox: Arc<Inbox<Virtqueue>>) -> Result<Arc<Self>> {
-        let common = Arc::new(Common::new(), GFP_KERNEL)?;
+    /// `ENOMEM`, `ENOSPC` when the snapshot has no room for it.
+    pub fn new(
+        id: DeviceId,
+        worker: WorkerId,
+        inbox: Arc<Inbox<Virtqueue>>,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<Arc<Self>> {
+        let common = Arc::new(Common::new(id, snapshot)?, GFP_KERNEL)?;
         let virtqueue = |index| {
             let id = VirtqueueId { device: id, index };
-            Virtqueue::new(id, common.clone(), inbox.clone())
+            Virtqueue::new(id, common.clone(), worker, inbox.clone(), snapshot)
         };
         let virtqueues = [virtqueue(0)?, virtqueue(1)?];
         Arc::pin_init(
@@ -127,6 +133,13 @@ impl Device {
         *self.label.lock()
     }
 
+    /// Changes that, and tells readers of the snapshot.
+    fn relabel(&self, change: impl FnOnce(&mut Label)) {
+        let mut label = self.label.lock();
+        change(&mut label);
+        self.common.note_label(&label);
+    }
+
     /// Ends all that the device does, when its file is closed.
     pub fn close(&self) {
         self.stop();
@@ -143,7 +156,7 @@ impl Device {
             let queue = core::mem::take(&mut *virtqueue.as_arc_borrow().hold());
             drop(queue);
         }
-        *self.label.lock() = Label::default();
+        self.relabel(|label| *label = Label::default());
     }
 
     /// An ioctl on the device's file.
@@ -214,7 +227,8 @@ impl Device {
         }
         setup.owner = Some(owner);
         setup.home = Some(home);
-        self.label.lock().owner = Some(Process::current());
+        let process = Process::current();
+        self.relabel(|label| label.owner = Some(process));
         Ok(())
     }
 
@@ -433,9 +447,10 @@ impl Device {
                 (Some(name), shared)
             }
         };
-        let mut label = self.label.lock();
-        label.backends[index] = name;
-        label.shared[index] = shared;
+        self.relabel(|label| {
+            label.backends[index] = name;
+            label.shared[index] = shared;
+        });
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 
 use super::net::{self, How, Next};
 use super::virtqueue::Virtqueue;
+use crate::engine::stats::Tally;
 use crate::kern::cpu;
 use crate::kern::home::Body;
 use crate::kern::inbox::Inbox;
@@ -67,8 +68,9 @@ impl Body for HomeWork {
         let stay = virtqueue.is_home() || !queue.is_sharable();
         // A virtqueue that its worker polls goes on being polled when it is back; nobody else looks.
         let polling = queue.polling.is_active() && !stay;
+        let mut tally = Tally::default();
         if !polling && queue.polling.park(begun) {
-            virtqueue.stats.parks.add(1);
+            tally.parks += 1;
             trace::park(virtqueue.id);
         }
         let next = match self.owner.as_current() {
@@ -81,15 +83,20 @@ impl Body for HomeWork {
                     is_other_stuck: None,
                 };
                 queue.batches.set_limit(0);
-                net::serve(virtqueue, queue, &mm, &mut how)
+                net::serve(virtqueue, queue, &mm, &mut how, &mut tally)
             }
             None => Next::Wait,
         };
-        let stats = &virtqueue.stats;
-        stats.home_works.add(1);
         let passed = cpu::now().saturating_sub(begun);
         let stolen = stolen_time().saturating_sub(stolen);
-        stats.home_time.add(passed.saturating_sub(stolen));
+        {
+            let stats = &virtqueue.stats;
+            let _section = stats.sequence.write();
+            stats.add(&tally);
+            stats.home_works.add(1);
+            stats.home_time.add(passed.saturating_sub(stolen));
+            stats.polled.set(u64::from(queue.polling.is_active()));
+        }
         if !stay {
             trace::come_back(virtqueue.id);
         }

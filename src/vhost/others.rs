@@ -103,7 +103,7 @@ impl Others<'_> {
         virtqueue.mode() != Mode::Never
             && queue.has_work()
             && !virtqueue.is_too_soon(queue, now)
-            && virtqueue.common.share.throttled_until(now).is_none()
+            && virtqueue.common.record.share.throttled_until(now).is_none()
             && virtqueue.may_run(&mut queue.credit, self.worker.id, self.round)
     }
 }

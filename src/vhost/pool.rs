@@ -18,6 +18,7 @@ use crate::kern::cpu::{self, CpuList};
 use crate::kern::error::malformed;
 use crate::kern::inbox::Inbox;
 use crate::kern::parameters;
+use crate::kern::snapshot::Snapshot;
 use crate::kern::sysfs::Text;
 use crate::kern::thread::{Thread, Urgency};
 use crate::kern::trace;
@@ -65,9 +66,11 @@ impl Assigned {
     ) -> bool {
         let moves = self.workers[index] != to;
         if moves {
-            trace::moved(self.device.virtqueues()[index].id, self.workers[index], to);
+            let virtqueue = &self.device.virtqueues()[index];
+            trace::moved(virtqueue.id, self.workers[index], to);
             self.workers[index] = to;
-            self.device.virtqueues()[index].set_inbox(inbox.clone());
+            virtqueue.note_worker(to);
+            virtqueue.set_inbox(inbox.clone());
         }
         moves
     }
@@ -182,6 +185,7 @@ impl State {
 /// All workers and devices.
 #[pin_data]
 pub struct Pool {
+    snapshot: Arc<Snapshot>,
     #[pin]
     state: Mutex<State>,
     bell: Arc<Bell>,
@@ -206,10 +210,11 @@ impl Pool {
         };
         let bell = Bell::new()?;
         Arc::pin_init(
-            pin_init!(Self {
+            try_pin_init!(Self {
+                snapshot: Snapshot::new()?,
                 state <- new_mutex!(state, "vhost_iocm::Pool::state"),
                 bell,
-            }),
+            }? Error),
             GFP_KERNEL,
         )
     }
@@ -239,7 +244,7 @@ impl Pool {
             state.next_worker = id.checked_add(1).ok_or(ENOSPC)?;
             WorkerId(id)
         };
-        let worker = Worker::new(id, self.bell())?;
+        let worker = Worker::new(id, self.bell(), &self.snapshot)?;
         let name = CString::try_from_fmt(format_args!("vhost-{id}"))?;
         let urgency = Urgency {
             nice: parameters::worker_nice(),
@@ -247,6 +252,8 @@ impl Pool {
         };
         let thread = Thread::spawn(&name, cpus, urgency, worker.clone())?;
         let thread = Arc::new(thread, GFP_KERNEL)?;
+        let pid = i64::from(thread.pid()) as u64;
+        worker.stats.describe(|record| record.pid.store(pid));
         let directory = WorkerDirectory::new(self.clone(), worker.clone(), thread.clone())?;
         let entry = Employed {
             worker,
@@ -292,7 +299,7 @@ impl Pool {
     pub fn create_first_worker(self: &Arc<Self>) -> Result {
         let id = self.create_worker(None, standby::State::Active)?;
         let mut state = self.state.lock();
-        state.default = id;
+        self.make_default(&mut state, id);
         state.created.clear();
         Ok(())
     }
@@ -341,6 +348,7 @@ impl Pool {
     pub fn set_locked(self: &Arc<Self>, id: WorkerId, locked: bool) -> Result {
         self.change_worker(id, locked, |entry| {
             entry.locked = locked;
+            entry.worker.stats.locked.store(locked.into());
             Ok(())
         })
     }
@@ -374,7 +382,7 @@ impl Pool {
                 }
             }
             change(state.worker_mut(id).ok_or(ENODEV)?)?;
-            state.default = default;
+            self.make_default(&mut state, default);
             state.note_helpers();
             return Ok(());
         }
@@ -393,8 +401,13 @@ impl Pool {
     fn set_default(&self, id: WorkerId) -> Result {
         let mut state = self.state.lock();
         state.target(id)?;
-        state.default = id;
+        self.make_default(&mut state, id);
         Ok(())
+    }
+
+    fn make_default(&self, state: &mut State, id: WorkerId) {
+        state.default = id;
+        self.snapshot.header().default_worker.store(id.0.into());
     }
 
     /// The group to which a worker belongs.
@@ -405,7 +418,9 @@ impl Pool {
     /// Makes a worker belong to a group.
     pub fn set_group(&self, id: WorkerId, group: u32) -> Result {
         let mut state = self.state.lock();
-        state.worker_mut(id).ok_or(ENODEV)?.group = group;
+        let entry = state.worker_mut(id).ok_or(ENODEV)?;
+        entry.group = group;
+        entry.worker.stats.group.store(group.into());
         state.note_helpers();
         Ok(())
     }
@@ -420,13 +435,13 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`.
+    /// `ENOMEM`, `ENOSPC` when the snapshot has no room for it.
     pub fn add_device(&self) -> Result<Arc<Device>> {
         let mut state = self.state.lock();
         let (worker, placed) = state.place();
         let inbox = state.worker(worker).ok_or(ENODEV)?.worker.inbox_ref();
         let id = state.next_device;
-        let device = Device::new(DeviceId(id), inbox)?;
+        let device = Device::new(DeviceId(id), worker, inbox, &self.snapshot)?;
         device.common.set_placed(placed);
         let entry = Assigned {
             device: device.clone(),
@@ -600,5 +615,9 @@ impl Files for Pool {
             File::Cycles | File::NrIocores | File::IocoresUtilization => return Err(EIO),
         }
         Ok(())
+    }
+
+    fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
     }
 }

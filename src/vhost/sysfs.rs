@@ -226,7 +226,7 @@ static WORKER_FILES: [Attribute<WorkerFiles>; 15] = [
     Attribute::read_only(c"status", |files, text| files.write_status(text)),
 ];
 
-counters!(WORKER_COUNTER_FILES, WORKER_COUNTERS, WorkerFiles => WorkerStats, |files| &files.worker.stats, {
+counters!(WORKER_COUNTER_FILES, WORKER_COUNTERS, WorkerFiles => WorkerStats, |files| &files.worker.stats.stats, {
     c"loops": |stats| stats.loops.get(),
     c"last_loop_tsc_end": |stats| stats.last_loop.get(),
     c"empty_works": |stats| stats.empty_works.get(),
@@ -326,19 +326,31 @@ static DEVICE_FILES: [Attribute<DeviceFiles>; 8] = [
     }),
     Attribute::read_write(
         c"weight",
-        |files, text| Ok(writeln!(text, "{}", files.device.common.share.weight())?),
+        |files, text| {
+            Ok(writeln!(
+                text,
+                "{}",
+                files.device.common.record.share.weight()
+            )?)
+        },
         |files, text| {
             let weight = parse_bounded(text, WEIGHT_MIN, WEIGHT_MAX)?;
-            files.device.common.share.set_weight(weight);
+            files.device.common.record.share.set_weight(weight);
             Ok(())
         },
     ),
     Attribute::read_write(
         c"max_time_share",
-        |files, text| Ok(writeln!(text, "{}", files.device.common.share.ceiling())?),
+        |files, text| {
+            Ok(writeln!(
+                text,
+                "{}",
+                files.device.common.record.share.ceiling()
+            )?)
+        },
         |files, text| {
             let ceiling = parse_bounded(text, 1, TIME_SHARE_MAX)?;
-            files.device.common.share.set_ceiling(ceiling);
+            files.device.common.record.share.set_ceiling(ceiling);
             Ok(())
         },
     ),
@@ -404,8 +416,8 @@ impl DeviceFiles {
         writeln!(text, "comm:{}", Name(&name))?;
         writeln!(text, "home_pid:{}", virtqueues[0].home_pid().unwrap_or(-1))?;
         writeln!(text, "backend:{}", Name(backend.map_or(&[], |name| name)))?;
-        writeln!(text, "weight:{}", common.share.weight())?;
-        writeln!(text, "max_time_share:{}", common.share.ceiling())?;
+        writeln!(text, "weight:{}", common.record.share.weight())?;
+        writeln!(text, "max_time_share:{}", common.record.share.ceiling())?;
         writeln!(text, "home:{}", u8::from(self.device.is_wanted_home()))?;
         writeln!(text, "placed:{}", u8::from(common.is_placed()))?;
         write_lines(text, DEVICE_TUNABLES, |read| read(common))?;
@@ -501,7 +513,7 @@ static VIRTQUEUE_FILES: [Attribute<VirtqueueFiles>; 10] = [
     Attribute::read_only(c"status", |files, text| files.write_status(text)),
 ];
 
-counters!(VIRTQUEUE_COUNTER_FILES, VIRTQUEUE_COUNTERS, VirtqueueFiles => VirtqueueStats, |files| &files.virtqueue.stats, {
+counters!(VIRTQUEUE_COUNTER_FILES, VIRTQUEUE_COUNTERS, VirtqueueFiles => VirtqueueStats, |files| &files.virtqueue.stats.stats, {
     c"handled_packets": |stats| stats.packets.get(),
     c"handled_bytes": |stats| stats.bytes.get(),
     c"kicks": |stats| stats.kicks.get(),
@@ -572,11 +584,7 @@ impl VirtqueueFiles {
         writeln!(text, "dev:{device}")?;
         writeln!(text, "worker:{}", self.pool.worker_of(self.virtqueue.id)?)?;
         writeln!(text, "poll:{}", self.virtqueue.mode())?;
-        writeln!(
-            text,
-            "home:{}",
-            u8::from(self.virtqueue.is_wanted_home())
-        )?;
+        writeln!(text, "home:{}", u8::from(self.virtqueue.is_wanted_home()))?;
         writeln!(text, "can_poll:{}", u8::from(self.can_poll()))?;
         writeln!(text, "last_poll_cycles:{}", self.last_poll_cycles())?;
         writeln!(

@@ -2,9 +2,9 @@
 
 //! A virtqueue: what all may see of it, and what only its worker or an ioctl may touch.
 
-use super::device::VIRTQUEUES;
+use super::device::{Label, VIRTQUEUES};
 use super::features::Features;
-use crate::engine::abi::{VirtqueueId, WorkerId};
+use crate::engine::abi::{DeviceId, VirtqueueId, WorkerId};
 use crate::engine::mem::{Segment, UsedElem};
 use crate::engine::ring::Ring;
 use crate::engine::sched::batch::Batches;
@@ -12,8 +12,8 @@ use crate::engine::sched::credit::{self, Credit};
 use crate::engine::sched::delay::Delay;
 use crate::engine::sched::limits::Limits;
 use crate::engine::sched::polling::{Mode, Polling};
-use crate::engine::sched::share::Share;
-use crate::engine::stats::VirtqueueStats;
+use crate::engine::snapshot::{DeviceRecord, VirtqueueRecord, NAME_SIZE};
+use crate::engine::stats::Tally;
 use crate::kern::cpu;
 use crate::kern::eventfd::{EventFd, FileRef};
 use crate::kern::inbox::Inbox;
@@ -21,6 +21,7 @@ use crate::kern::mm::{InMm, OwnerMm};
 use crate::kern::parameters;
 use crate::kern::pin::PinnedField;
 use crate::kern::served::{Served, Service};
+use crate::kern::snapshot::{Slot, Snapshot};
 use crate::kern::tap::{Frames, Receiver, Socket, BATCH};
 use crate::kern::trace;
 use crate::kern::user::MemoryTable;
@@ -42,6 +43,9 @@ fn poll_rate_max() -> u32 {
     u32::try_from(cpu::to_cycles(POLL_RATE_MAX)).unwrap_or(u32::MAX)
 }
 
+/// What the snapshot says of the owner of a device that has none: -1.
+const NO_OWNER: u64 = u64::MAX;
+
 /// Which way the packets of a virtqueue go, by its index in the device (virtio 1.3, 5.1.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -53,12 +57,10 @@ pub enum Direction {
 
 /// What the virtqueues of a device have in common.
 pub struct Common {
-    /// What the device may have of its workers' time.
-    pub share: Share,
+    /// What is set for the device and where it is served, and what the snapshot says beside that.
+    pub record: Slot<DeviceRecord>,
     /// How long its slices are made to take, for experiments.
     pub delay: Delay,
-    /// Whether there was a worker for the device when it was made, or it was given one since.
-    placed: Atomic<bool>,
     /// For each virtqueue, one more than the number of the worker on which it has work that waits,
     /// or 0. Its worker is the writer.
     backlog: [Atomic<u32>; VIRTQUEUES],
@@ -66,29 +68,51 @@ pub struct Common {
 
 impl Common {
     /// What a new device has.
-    pub fn new() -> Self {
-        Self {
-            share: Share::new(),
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, `ENOSPC` when the snapshot has no room for it.
+    pub fn new(id: DeviceId, snapshot: &Arc<Snapshot>) -> Result<Self> {
+        let record = snapshot.take(|record: &DeviceRecord| {
+            record.id.store(id.0.into());
+            record.owner.store(NO_OWNER);
+            record.placed.store(1);
+            record.share.reset();
+        })?;
+        Ok(Self {
+            record,
             delay: Delay::new(),
-            placed: Atomic::new(true),
             backlog: [const { Atomic::new(0) }; VIRTQUEUES],
-        }
+        })
+    }
+
+    /// Tells readers of the snapshot what `label` says. Its lock is held.
+    pub fn note_label(&self, label: &Label) {
+        const NOBODY: [u8; NAME_SIZE] = [0; NAME_SIZE];
+        let [receive, transmit] = &label.backends;
+        self.record.describe(|record| {
+            let pid = label.owner.map(|owner| i64::from(owner.pid) as u64);
+            record.owner.store(pid.unwrap_or(NO_OWNER));
+            record
+                .comm
+                .set(&label.owner.map_or(NOBODY, |owner| owner.name));
+            record
+                .receive_backend
+                .set(receive.as_ref().unwrap_or(&NOBODY));
+            record
+                .transmit_backend
+                .set(transmit.as_ref().unwrap_or(&NOBODY));
+        });
     }
 
     /// Whether there is a worker for the device. If there is none it is served at home.
     pub fn is_placed(&self) -> bool {
-        self.placed.load(Relaxed)
+        self.record.placed.load() != 0
     }
 
     /// Sets that. It counts from the next slice on.
     pub fn set_placed(&self, placed: bool) {
-        self.placed.store(placed, Relaxed);
-    }
-}
-
-impl Default for Common {
-    fn default() -> Self {
-        Self::new()
+        self.record.placed.store(placed.into());
     }
 }
 
@@ -96,18 +120,14 @@ impl Default for Common {
 pub struct Virtqueue {
     /// Its name in the control interface.
     pub id: VirtqueueId,
-    /// What is counted.
-    pub stats: VirtqueueStats,
+    /// What is counted and when it is polled, and what the snapshot says beside that.
+    pub stats: Slot<VirtqueueRecord>,
     /// What it has in common with the device's others.
     pub common: Arc<Common>,
     /// How much of it is served at once, and how long it may wait.
     pub limits: Limits,
     /// Whether an event of the socket is to be served.
     armed: Atomic<bool>,
-    /// When it is polled: a `Mode`.
-    mode: Atomic<u32>,
-    /// Whether user space wants it to be served by the home thread.
-    home: Atomic<bool>,
     /// When the work that waits was announced, in nanoseconds; 0 if there is none, or it is not
     /// known.
     pending_since: Atomic<u64>,
@@ -120,25 +140,31 @@ impl Service for Virtqueue {
 }
 
 impl Virtqueue {
-    /// Makes a virtqueue that the reader of `inbox` serves.
+    /// Makes a virtqueue that `worker`, the reader of `inbox`, serves.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`.
+    /// `ENOMEM`, `ENOSPC` when the snapshot has no room for it.
     pub fn new(
         id: VirtqueueId,
         common: Arc<Common>,
+        worker: WorkerId,
         inbox: Arc<Inbox<Self>>,
+        snapshot: &Arc<Snapshot>,
     ) -> Result<Arc<Served<Self>>> {
+        let stats = snapshot.take(|record: &VirtqueueRecord| {
+            record.device.store(id.device.0.into());
+            record.index.store(id.index.into());
+            record.worker.store(worker.0.into());
+            record.mode.store(parameters::poll_mode() as u64);
+        })?;
         Served::new(
             Self {
                 id,
-                stats: VirtqueueStats::new(),
+                stats,
                 common,
                 limits: Limits::new(poll_rate_max()),
                 armed: Atomic::new(false),
-                mode: Atomic::new(parameters::poll_mode() as u32),
-                home: Atomic::new(false),
                 pending_since: Atomic::new(0),
                 looked: Atomic::new(0),
             },
@@ -149,9 +175,9 @@ impl Virtqueue {
 
     /// When the virtqueue is polled.
     pub fn mode(&self) -> Mode {
-        const NEVER: u32 = Mode::Never as u32;
-        const ALWAYS: u32 = Mode::Always as u32;
-        match self.mode.load(Relaxed) {
+        const NEVER: u64 = Mode::Never as u64;
+        const ALWAYS: u64 = Mode::Always as u64;
+        match self.stats.mode.load() {
             NEVER => Mode::Never,
             ALWAYS => Mode::Always,
             _ => Mode::Auto,
@@ -160,7 +186,13 @@ impl Virtqueue {
 
     /// Sets when the virtqueue is polled. It counts from the next slice or look on.
     pub fn set_mode(&self, mode: Mode) {
-        self.mode.store(mode as u32, Relaxed);
+        self.stats.mode.store(mode as u64);
+    }
+
+    /// Tells readers of the snapshot who serves the virtqueue. The pool's lock is held.
+    pub fn note_worker(&self, worker: WorkerId) {
+        self.stats
+            .describe(|record| record.worker.store(worker.0.into()));
     }
 
     /// Whether the virtqueue is to be served by the home thread.
@@ -170,12 +202,12 @@ impl Virtqueue {
 
     /// Whether user space wants that.
     pub fn is_wanted_home(&self) -> bool {
-        self.home.load(Relaxed)
+        self.stats.home.load() != 0
     }
 
     /// Sets that. It counts from the next slice on.
     pub fn set_home(&self, home: bool) {
-        self.home.store(home, Relaxed);
+        self.stats.home.store(home.into());
     }
 
     /// Notes that work waits from now on, unless some has waited before.
@@ -206,7 +238,7 @@ impl Virtqueue {
 
     /// Whether `credit`, which is the virtqueue's, lets it be served in this round of `worker`.
     pub fn may_run(&self, credit: &mut Credit, worker: WorkerId, round: u64) -> bool {
-        let weight = self.common.share.weight();
+        let weight = self.common.record.share.weight();
         let quantum = credit::quantum(parameters::slice(), weight, self.competitors(worker));
         credit.may_run(round, quantum)
     }
@@ -478,8 +510,8 @@ impl Queue {
     }
 
     /// Reports that the ring cannot be served any further until the next kick.
-    pub fn fail(&self, stats: &VirtqueueStats) {
-        stats.errors.add(1);
+    pub fn fail(&self, tally: &mut Tally) {
+        tally.errors += 1;
         if let Some(error) = &self.error {
             error.signal();
         }

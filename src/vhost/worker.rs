@@ -15,12 +15,14 @@ use crate::engine::sched::limits::WorkerLimits;
 use crate::engine::sched::load::Load;
 use crate::engine::sched::polling::Mode;
 use crate::engine::sched::turn::{Place, Turn};
-use crate::engine::stats::{VirtqueueStats, WorkerStats};
+use crate::engine::snapshot::WorkerRecord;
+use crate::engine::stats::Tally;
 use crate::kern::cpu::{self, SoftInterrupts};
 use crate::kern::inbox::{Fifo, Inbox};
 use crate::kern::mm::NoFaults;
 use crate::kern::parameters;
 use crate::kern::served::Slice;
+use crate::kern::snapshot::{Slot, Snapshot};
 use crate::kern::thread::{stolen_time, Body, Current};
 use crate::kern::trace::{self, Reason};
 use kernel::prelude::*;
@@ -31,8 +33,8 @@ use kernel::sync::Arc;
 pub struct Worker {
     /// Its name in the control interface.
     pub id: WorkerId,
-    /// What is counted.
-    pub stats: WorkerStats,
+    /// What is counted, and what the snapshot says beside that.
+    pub stats: Slot<WorkerRecord>,
     /// How long works may wait for it, and batches take.
     pub limits: WorkerLimits,
     /// How busy it has been lately.
@@ -51,12 +53,12 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// `ENOMEM`.
-    pub fn new(id: WorkerId, bell: Arc<Bell>) -> Result<Arc<Self>> {
+    /// `ENOMEM`, `ENOSPC` when the snapshot has no room for it.
+    pub fn new(id: WorkerId, bell: Arc<Bell>, snapshot: &Arc<Snapshot>) -> Result<Arc<Self>> {
         Ok(Arc::new(
             Self {
                 id,
-                stats: WorkerStats::new(),
+                stats: snapshot.take(|record: &WorkerRecord| record.id.store(id.0.into()))?,
                 limits: WorkerLimits::new(),
                 load: Load::new(),
                 created: cpu::now(),
@@ -125,26 +127,23 @@ enum Admission {
     AtHome,
 }
 
-/// What a virtqueue has moved, to tell what one slice did.
-struct Progress {
-    packets: u64,
-    bytes: u64,
-}
-
-impl Progress {
-    fn of(stats: &VirtqueueStats) -> Self {
-        Self {
-            packets: stats.packets.get(),
-            bytes: stats.bytes.get(),
-        }
-    }
-
-    fn until(&self, stats: &VirtqueueStats) -> Self {
-        Self {
-            packets: stats.packets.get().wrapping_sub(self.packets),
-            bytes: stats.bytes.get().wrapping_sub(self.bytes),
-        }
-    }
+/// A slice that was served.
+struct Served {
+    cause: Cause,
+    next: Next,
+    /// Whether the virtqueue had what it takes to be served.
+    servable: bool,
+    /// Whether the virtqueue is polled from now on.
+    polled: bool,
+    /// How old the work was when the slice began, if that is known, in nanoseconds.
+    age: Option<u64>,
+    /// How long ago the slice before had ended, in nanoseconds.
+    since_slice: u64,
+    /// How long ago it was seen last that there is no work, in nanoseconds.
+    since_workless: u64,
+    /// How long it took, in nanoseconds.
+    took: u64,
+    tally: Tally,
 }
 
 /// A worker at work: what only its thread touches.
@@ -195,6 +194,7 @@ impl<'a> Loop<'a> {
     }
 
     fn run(&mut self) {
+        self.note_cpu();
         loop {
             self.worker.stats.loops.add(1);
             // Asked before the last look into the inbox: nothing comes any more once a thread is
@@ -217,7 +217,9 @@ impl<'a> Loop<'a> {
                 }
                 self.rest();
             }
-            self.current.breathe();
+            if self.current.breathe() {
+                self.note_cpu();
+            }
         }
     }
 
@@ -229,6 +231,12 @@ impl<'a> Loop<'a> {
         stats.pending_works.set(pending as u64);
         stats.polled.set(self.polled.len() as u64);
         stats.last_loop.set(cpu::cycles());
+    }
+
+    /// Tells readers of the snapshot where the thread may run.
+    fn note_cpu(&self) {
+        let cpu = i64::from(self.current.cpu());
+        self.worker.stats.cpu.store(cpu as u64);
     }
 
     /// Passes on the virtqueues that other workers serve now.
@@ -382,49 +390,49 @@ impl<'a> Loop<'a> {
 
         self.worker.call_for_help(virtqueue, self.accounted);
         virtqueue.note_look(0);
-        if let Some(age) = virtqueue.take_pending_age(self.accounted) {
-            virtqueue.stats.pending.add(age);
-            self.worker.stats.pending.add(age);
-            if cause == Cause::Notification {
-                virtqueue.stats.notif_wait.add(age);
-            }
-        }
-        if !queue.is_servable() {
-            self.worker.stats.noqueue_works.add(1);
-        }
+        let begun = self.accounted;
+        let age = virtqueue.take_pending_age(begun);
+        let servable = queue.is_servable();
         trace::slice_begin(self.worker.id, virtqueue.id);
         let soft_interrupts = SoftInterrupts::now();
-        let before = Progress::of(&virtqueue.stats);
-        let mut next = self.serve_queue(virtqueue, queue, cause);
+        let mut tally = Tally::default();
+        let mut next = self.serve_queue(virtqueue, queue, cause, &mut tally);
         if next == Next::Fault {
             if has_home {
-                virtqueue.stats.left_fault.add(1);
                 trace::leave(virtqueue.id, Reason::Fault);
             } else {
                 // Its process is being killed: there is nobody who could wait for the memory.
-                queue.fail(&virtqueue.stats);
+                queue.fail(&mut tally);
                 next = Next::Wait;
             }
         }
-        let moved = before.until(&virtqueue.stats);
-        if cause == Cause::Look && moved.packets > 0 {
-            let begun = self.accounted;
-            let stats = &virtqueue.stats;
-            stats.poll_wait.add(begun.saturating_sub(queue.served));
-            stats.poll_pending.add(begun.saturating_sub(queue.workless));
-        }
-        let delay = virtqueue.common.delay.of(moved.packets, moved.bytes);
+        let delay = virtqueue.common.delay.of(tally.packets, tally.bytes);
         if delay > 0 {
             let end = cpu::now().saturating_add(cpu::from_cycles(delay));
-            let slice_end = self.accounted.saturating_add(parameters::slice());
+            let slice_end = begun.saturating_add(parameters::slice());
             cpu::spin_until(end.min(slice_end));
         }
         let passed = self.account();
         let interrupted = self.account_soft_interrupts(&soft_interrupts, passed);
         let took = passed - interrupted;
-        self.charge(virtqueue, cause, next, took, &moved);
+        self.worker.load.charge(took, self.accounted);
+        if cause == Cause::Look {
+            trace::poll(virtqueue.id, tally.packets > 0);
+        }
+        let served = Served {
+            cause,
+            next,
+            servable,
+            polled: queue.polling.is_active(),
+            age,
+            since_slice: begun.saturating_sub(queue.served),
+            since_workless: begun.saturating_sub(queue.workless),
+            took,
+            tally,
+        };
+        self.charge(virtqueue, &served);
         self.served = self.accounted;
-        if cause != Cause::Look || moved.packets > 0 {
+        if cause != Cause::Look || served.tally.packets > 0 {
             queue.served = self.accounted;
         }
         if next == Next::Look {
@@ -434,15 +442,15 @@ impl<'a> Loop<'a> {
         trace::slice_end(
             self.worker.id,
             virtqueue.id,
-            moved.packets,
-            moved.bytes,
+            served.tally.packets,
+            served.tally.bytes,
             took,
         );
 
         // The frames that a guest sends can raise soft interrupts. Their time is not its service, but
         // the worker's others do without it as well, so it counts where time is divided.
         let left = queue.credit.charge(passed);
-        virtqueue.common.share.charge(passed, self.accounted);
+        virtqueue.common.record.share.charge(passed, self.accounted);
         match next {
             Next::Again => {
                 virtqueue.set_backlog(Some(self.worker.id));
@@ -490,7 +498,12 @@ impl<'a> Loop<'a> {
                 return Admission::AtHome;
             }
         }
-        if let Some(until) = virtqueue.common.share.throttled_until(self.accounted) {
+        if let Some(until) = virtqueue
+            .common
+            .record
+            .share
+            .throttled_until(self.accounted)
+        {
             return Admission::Throttled(until);
         }
         if virtqueue.may_run(&mut queue.credit, self.worker.id, self.round) {
@@ -501,7 +514,13 @@ impl<'a> Loop<'a> {
     }
 
     /// Serves a virtqueue in its owner's address space, without waiting for memory.
-    fn serve_queue(&mut self, virtqueue: &Virtqueue, queue: &mut Queue, cause: Cause) -> Next {
+    fn serve_queue(
+        &mut self,
+        virtqueue: &Virtqueue,
+        queue: &mut Queue,
+        cause: Cause,
+        tally: &mut Tally,
+    ) -> Next {
         let now = self.accounted;
         let Self {
             worker, current, ..
@@ -524,8 +543,7 @@ impl<'a> Loop<'a> {
             return Next::Wait;
         };
         if mm.switched {
-            worker.stats.mm_switches.add(1);
-            virtqueue.stats.mm_switches.add(1);
+            tally.mm_switches += 1;
         }
         let _no_faults = NoFaults::new();
         let tunables = parameters::polling();
@@ -545,9 +563,8 @@ impl<'a> Loop<'a> {
             0 => 0,
             cycles => cpu::from_cycles(cycles).max(1),
         });
-        let before = Progress::of(&virtqueue.stats);
-        let mut next = net::serve(virtqueue, queue, &mm, &mut how);
-        if cause == Cause::Look && before.until(&virtqueue.stats).packets > 0 {
+        let mut next = net::serve(virtqueue, queue, &mm, &mut how, tally);
+        if cause == Cause::Look && tally.packets > 0 {
             queue.polling.work(now, &tunables);
         }
         if next == Next::Look
@@ -555,14 +572,14 @@ impl<'a> Loop<'a> {
         {
             // Nothing has come for too long, or nothing can be seen from outside.
             how.polling = false;
-            next = net::serve(virtqueue, queue, &mm, &mut how);
+            next = net::serve(virtqueue, queue, &mm, &mut how, tally);
         }
         worker
             .stats
             .enabled_interrupts
             .add(queue.batches.take_sent());
         if next == Next::Wait && queue.polling.park(now) {
-            virtqueue.stats.parks.add(1);
+            tally.parks += 1;
             trace::park(virtqueue.id);
         }
         if next != Next::Look {
@@ -586,32 +603,57 @@ impl<'a> Loop<'a> {
         time
     }
 
-    /// Accounts for a slice.
-    fn charge(&self, virtqueue: &Virtqueue, cause: Cause, next: Next, took: u64, moved: &Progress) {
-        let (stats, worker) = (&virtqueue.stats, &self.worker.stats);
-        worker.works.add(1);
-        worker.busy_time.add(took);
-        self.worker.load.charge(took, self.accounted);
-        stats.served_time.add(took);
-        let limited = u64::from(next == Next::Again);
-        if cause == Cause::Look {
-            trace::poll(virtqueue.id, moved.packets > 0);
-            if moved.packets > 0 {
-                stats.poll_kicks.add(1);
-            } else {
-                stats.poll_empty.add(1);
-                worker.empty_polls.add(1);
+    /// Accounts for a slice. Nothing here takes long: readers of the snapshot have to try again
+    /// while a section lasts.
+    fn charge(&self, virtqueue: &Virtqueue, served: &Served) {
+        let Served { took, tally, .. } = served;
+        let (took, found) = (*took, tally.packets > 0);
+        let looked = served.cause == Cause::Look;
+        {
+            let stats = &virtqueue.stats;
+            let _section = stats.sequence.write();
+            stats.add(tally);
+            stats.served_time.add(took);
+            stats.left_fault.add(u64::from(served.next == Next::Fault));
+            stats.polled.set(served.polled.into());
+            if let Some(age) = served.age {
+                stats.pending.add(age);
+                if served.cause == Cause::Notification {
+                    stats.notif_wait.add(age);
+                }
             }
-            worker.poll_time.add(took);
+            let limited = u64::from(served.next == Next::Again);
+            if looked {
+                if found {
+                    stats.poll_wait.add(served.since_slice);
+                    stats.poll_pending.add(served.since_workless);
+                }
+                stats.poll_kicks.add(u64::from(found));
+                stats.poll_empty.add(u64::from(!found));
+                stats.poll_time.add(took);
+                stats.poll_bytes.add(tally.bytes);
+                stats.poll_limited.add(limited);
+            } else {
+                stats.notif_works.add(1);
+                stats.notif_time.add(took);
+                stats.notif_bytes.add(tally.bytes);
+                stats.notif_limited.add(limited);
+            }
+        }
+        let stats = &self.worker.stats;
+        let _section = stats.sequence.write();
+        stats.works.add(1);
+        stats.noqueue_works.add(u64::from(!served.servable));
+        stats.busy_time.add(took);
+        stats.mm_switches.add(tally.mm_switches);
+        if let Some(age) = served.age {
+            stats.pending.add(age);
+        }
+        if looked {
+            stats.empty_polls.add(u64::from(!found));
             stats.poll_time.add(took);
-            stats.poll_bytes.add(moved.bytes);
-            stats.poll_limited.add(limited);
         } else {
-            stats.notif_works.add(1);
-            worker.notif_time.add(took);
             stats.notif_time.add(took);
-            stats.notif_bytes.add(moved.bytes);
-            stats.notif_limited.add(limited);
         }
     }
 }

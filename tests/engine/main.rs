@@ -45,6 +45,7 @@ mod placement;
 mod polling;
 mod share;
 mod simulation;
+mod snapshot;
 mod standby;
 mod stats;
 mod stress;

@@ -262,6 +262,8 @@ record! {
         worker: AtomicU64,
         /// When it is polled: 0 never, 1 always, 2 when that pays. A word by itself.
         mode: AtomicU64,
+        /// 1 if user space wants it to be served at home. A word by itself.
+        home: AtomicU64,
     }
     /// What is counted.
     stats: VirtqueueStats
@@ -299,8 +301,6 @@ record! {
         receive_backend: Name,
         /// The interface behind the transmit virtqueue.
         transmit_backend: Name,
-        /// 1 if user space wants it to be served at home. A word by itself.
-        home: AtomicU64,
         /// 1 if there is a worker for it. A word by itself.
         placed: AtomicU64,
     }

@@ -12,6 +12,7 @@ use crate::engine::mem::{Segment, UsedElem};
 use crate::engine::ring::Ring;
 use crate::engine::sched::batch::Batches;
 use crate::engine::sched::budget::Data;
+use crate::engine::stats::Tally;
 use crate::kern::eventfd::EventFd;
 use crate::kern::mm::InMm;
 use crate::kern::tap::Frames;
@@ -73,6 +74,7 @@ struct Slice<'a, 'b> {
     frames: &'a mut Frames,
     batches: &'a mut Batches,
     starved: &'a mut bool,
+    tally: &'a mut Tally,
 }
 
 impl Slice<'_, '_> {
@@ -89,7 +91,7 @@ impl Slice<'_, '_> {
             let sent = self.ring.needs_interrupt(&self.memory);
             if sent {
                 call.signal();
-                self.virtqueue.stats.interrupts.add(1);
+                self.tally.interrupts += 1;
             }
             trace::interrupt(self.virtqueue.id, sent);
         }
@@ -110,8 +112,15 @@ impl Slice<'_, '_> {
     }
 }
 
-/// Serves one slice of a virtqueue, in the address space `mm` of its owner.
-pub fn serve(virtqueue: &Virtqueue, queue: &mut Queue, mm: &InMm<'_>, how: &mut How<'_>) -> Next {
+/// Serves one slice of a virtqueue, in the address space `mm` of its owner, and adds what it did to
+/// `tally`.
+pub fn serve(
+    virtqueue: &Virtqueue,
+    queue: &mut Queue,
+    mm: &InMm<'_>,
+    how: &mut How<'_>,
+    tally: &mut Tally,
+) -> Next {
     let shared = how.shared;
     let (Some(backend), Some(table), Some(buffers)) =
         (&mut queue.backend, &queue.memory, &mut queue.buffers)
@@ -138,6 +147,7 @@ pub fn serve(virtqueue: &Virtqueue, queue: &mut Queue, mm: &InMm<'_>, how: &mut 
         frames: &mut buffers.frames,
         batches: &mut queue.batches,
         starved: &mut queue.starved,
+        tally,
     };
     let result = match &mut backend.end {
         End::Receive(receiver) => slice.receive(receiver),
@@ -147,7 +157,7 @@ pub fn serve(virtqueue: &Virtqueue, queue: &mut Queue, mm: &InMm<'_>, how: &mut 
         Ok(next) => next,
         Err(RingError::Fault) if shared => Next::Fault,
         Err(_) => {
-            queue.fail(&virtqueue.stats);
+            queue.fail(tally);
             Next::Wait
         }
     }

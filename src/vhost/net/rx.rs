@@ -57,12 +57,12 @@ impl Slice<'_, '_> {
                     match self.receive_packet(receiver, chains, segments, from_socket)? {
                         Received::Whole => {
                             *self.waiting += usize::from(chains);
-                            self.virtqueue.stats.packets.add(1);
-                            self.virtqueue.stats.bytes.add(packet as u64);
+                            self.tally.packets += 1;
+                            self.tally.bytes += packet as u64;
                         }
                         Received::Fault | Received::Lost => {
                             self.ring.unpop(chains);
-                            self.virtqueue.stats.drops.add(1);
+                            self.tally.drops += 1;
                         }
                     }
                 }
@@ -71,14 +71,14 @@ impl Slice<'_, '_> {
                     // room, so nothing but a kick helps.
                     if let Some(next) = self.await_driver()? {
                         *self.starved = true;
-                        self.virtqueue.stats.ring_full.add(1);
+                        self.tally.ring_full += 1;
                         return Ok(next);
                     }
                 }
                 Room::TooSmall { chains } => {
                     receiver.drop_packet(&self.memory, &self.segments[0]);
                     self.ring.unpop(chains);
-                    self.virtqueue.stats.drops.add(1);
+                    self.tally.drops += 1;
                 }
             }
             if *self.waiting > BATCH {

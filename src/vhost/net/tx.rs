@@ -109,12 +109,11 @@ impl Slice<'_, '_> {
     ) -> Result<Fate, RingError> {
         let vhost_header = self.features.vhost_header_len();
         let socket_header = self.features.socket_header_len();
-        let stats = &self.virtqueue.stats;
         let Some(packet) = len
             .checked_sub(socket_header)
             .filter(|packet| *packet >= ETHERNET_HEADER)
         else {
-            stats.drops.add(1);
+            self.tally.drops += 1;
             return Ok(Fate::Done);
         };
         if batching {
@@ -134,7 +133,7 @@ impl Slice<'_, '_> {
                 }
                 Err(FrameError::Fault) if self.how.shared => return Err(RingError::Fault),
                 Err(FrameError::Fault | FrameError::Dropped) => {
-                    stats.drops.add(1);
+                    self.tally.drops += 1;
                     return Ok(Fate::Done);
                 }
                 // What is in the batch comes before this packet.
@@ -147,14 +146,14 @@ impl Slice<'_, '_> {
         self.batches.note_sent(1, None);
         match sent {
             Ok(()) => {
-                stats.packets.add(1);
-                stats.bytes.add(packet as u64);
+                self.tally.packets += 1;
+                self.tally.bytes += packet as u64;
                 Ok(Fate::Done)
             }
             Err(reason) if error::may_pass(reason) => Ok(Fate::Refused),
             Err(reason) if self.how.shared && error::is_fault(reason) => Err(RingError::Fault),
             Err(_) => {
-                stats.drops.add(1);
+                self.tally.drops += 1;
                 Ok(Fate::Done)
             }
         }
@@ -164,7 +163,6 @@ impl Slice<'_, '_> {
     /// are lost but their chains are not.
     fn flush(&mut self, socket: &Socket, batch: &mut Batch) -> Result<(), RingError> {
         let Batch { packets, bytes } = core::mem::take(batch);
-        let stats = &self.virtqueue.stats;
         let begun = self.batches.is_limited().then(cpu::now);
         let sent = self.frames.send(socket);
         if packets > 0 {
@@ -173,10 +171,10 @@ impl Slice<'_, '_> {
         }
         match sent {
             Ok(()) => {
-                stats.packets.add(packets);
-                stats.bytes.add(bytes);
+                self.tally.packets += packets;
+                self.tally.bytes += bytes;
             }
-            Err(_) => stats.drops.add(packets),
+            Err(_) => self.tally.drops += packets,
         }
         self.give_back()
     }

@@ -59,7 +59,7 @@ impl Employed {
 /// For how long work of a virtqueue may have waited for its worker, in nanoseconds. What waits for
 /// the home thread, or for the ceiling of its device, is none of the worker's.
 fn waiting_time(virtqueue: &Served<Virtqueue>, now: u64) -> u64 {
-    let share = &virtqueue.common.share;
+    let share = &virtqueue.common.record.share;
     if virtqueue.is_home() || virtqueue.is_at_home() || share.is_throttled(now) {
         return 0;
     }
