@@ -36,6 +36,7 @@ pub mod refusal;
 pub mod ring;
 pub mod segment;
 pub mod service;
+pub mod snapshot;
 pub mod statistics;
 pub mod store;
 pub mod tap;
