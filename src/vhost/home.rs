@@ -83,7 +83,10 @@ impl Body for HomeWork {
                     is_other_stuck: None,
                 };
                 queue.batches.set_limit(0);
-                net::serve(virtqueue, queue, &mm, &mut how, &mut tally)
+                let next = net::serve(virtqueue, queue, &mm, &mut how, &mut tally);
+                // They are no worker's.
+                let _: u64 = queue.batches.take_sent();
+                next
             }
             None => Next::Wait,
         };

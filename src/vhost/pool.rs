@@ -253,7 +253,10 @@ impl Pool {
         let thread = Thread::spawn(&name, cpus, urgency, worker.clone())?;
         let thread = Arc::new(thread, GFP_KERNEL)?;
         let pid = i64::from(thread.pid()) as u64;
-        worker.stats.describe(|record| record.pid.store(pid));
+        worker.stats.describe(|record| {
+            record.pid.store(pid);
+            record.state.store(state.number());
+        });
         let directory = WorkerDirectory::new(self.clone(), worker.clone(), thread.clone())?;
         let entry = Employed {
             worker,

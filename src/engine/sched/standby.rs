@@ -29,6 +29,17 @@ pub enum State {
     },
 }
 
+impl State {
+    /// The number by which the snapshot has it.
+    pub fn number(self) -> u64 {
+        match self {
+            Self::Active => 0,
+            Self::Parked => 1,
+            Self::Woken { .. } => 2,
+        }
+    }
+}
+
 /// What user space sets. Times are in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Tunables {

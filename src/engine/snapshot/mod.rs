@@ -246,6 +246,8 @@ record! {
         locked: AtomicU64,
         /// The group to which it belongs. A word by itself.
         group: AtomicU64,
+        /// What it is there for: 0 active, 1 parked, 2 woken. A word by itself.
+        state: AtomicU64,
     }
     /// What is counted.
     stats: WorkerStats

@@ -40,6 +40,12 @@ impl Standing {
 }
 
 impl Employed {
+    /// Sets what it is there for.
+    pub(super) fn set_state(&mut self, state: standby::State) {
+        self.standing.state = state;
+        self.worker.stats.state.store(state.number());
+    }
+
     /// Whether it takes virtqueues.
     pub(super) fn is_usable(&self) -> bool {
         !self.locked && self.standing.state == standby::State::Active
@@ -204,11 +210,11 @@ impl Pool {
                 congested,
                 lender,
             }) => {
-                state.workers[woken].standing.state = standby::State::Woken { lender };
+                state.workers[woken].set_state(standby::State::Woken { lender });
                 state.wake(woken, congested, now, &tunables);
             }
             Some(Act::Park { parked, heir }) => {
-                state.workers[parked].standing.state = standby::State::Parked;
+                state.workers[parked].set_state(standby::State::Parked);
                 state.park(parked, heir);
             }
             None => (),
@@ -234,11 +240,11 @@ impl Pool {
     pub(in crate::vhost) fn set_parked(self: &Arc<Self>, id: WorkerId, parked: bool) -> Result {
         self.change_worker(id, parked, |entry| {
             if !parked {
-                entry.standing.state = standby::State::Active;
+                entry.set_state(standby::State::Active);
             } else if entry.virtqueues > 0 {
                 return Err(EBUSY);
             } else {
-                entry.standing.state = standby::State::Parked;
+                entry.set_state(standby::State::Parked);
             }
             Ok(())
         })
