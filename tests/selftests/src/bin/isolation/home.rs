@@ -53,6 +53,8 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
 
     suite.case("a home thread ends with its process", move || {
         let (owner, name) = control.device_made_by(|| Owner::reflect(&options.node, "homed0"))?;
+        // It is known once the thread has run.
+        wait::until("a home", || Ok(home(control, &name)?.is_some()))?;
         let thread = home(control, &name)?.context("no home with an owner")?;
         owner.kill()?;
         wait::until("the home thread to end", || Ok(!thread.exists()))

@@ -147,9 +147,10 @@ impl Stalled {
 
     /// Waits until the device's own thread sleeps, as nobody does who waits for work.
     fn expect_sleep(&self) -> Result<()> {
-        let home = self.home_thread()?;
         wait::until("the home thread to sleep in a page fault", || {
-            Ok(home.state()? == 'D')
+            // It is known once it has run.
+            let home = self.home_thread()?;
+            Ok(home.id > 0 && home.state()? == 'D')
         })
     }
 

@@ -40,6 +40,8 @@ pub struct Hostile {
     racer: Racer,
     wire: PacketSocket,
     features: u64,
+    /// How often it was told to serve a ring of a script.
+    pub kicks: u64,
 }
 
 /// Which virtqueues follow the script.
@@ -69,17 +71,18 @@ impl Hostile {
             racer: Racer::new(arena.clone()),
             arena,
             features,
+            kicks: 0,
         })
     }
 
     /// Plays a script, to one of the virtqueues or to both, which use the same ring then.
     pub fn play(&mut self, number: u64, script: &[u8]) -> Result<()> {
         let which = Which {
-            receive: number % 3 != 0,
+            receive: !number.is_multiple_of(3),
             transmit: number % 3 != 1,
         };
         self.stop()?;
-        if number % GIVE_UP == 0 {
+        if number.is_multiple_of(GIVE_UP) {
             self.arena.give_up()?;
         }
         let mut later = Vec::new();
@@ -112,6 +115,7 @@ impl Hostile {
                     self.set_table(&regions.collect::<Vec<_>>())?;
                 }
                 Act::Serve => {
+                    self.kicks += 1;
                     if which.receive {
                         // A queue of the tap that is full drops it.
                         self.wire.send(&frame::unheard(FRAME))?;

@@ -74,8 +74,9 @@ fn breaks_nothing(
         }
     })?;
     diagnostic(format!(
-        "{count} scripts in {:?}, {errors:?} errors of the two virtqueues, {frames} frames of the neighbour there and back",
-        started.elapsed()
+        "{count} scripts in {:?}, which kick {} times, {errors:?} errors of the two virtqueues, {frames} frames of the neighbour there and back",
+        started.elapsed(),
+        hostile.kicks
     ));
     // Fewer scripts are to play one again.
     if count as usize >= BATCH {

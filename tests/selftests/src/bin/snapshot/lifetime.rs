@@ -81,7 +81,7 @@ fn come_and_go(options: &Options) -> Result<()> {
 fn churn(options: &Options) -> Result<()> {
     let most = Snapshot::open()?.header(4) as usize;
     let snapshot = Snapshot::map(most)?;
-    let rounds = options.volume(2_000, 200);
+    let rounds = options.volume(2_000, 40);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| -> Result<u64> {
@@ -160,7 +160,7 @@ fn snapshot_is_dead(snapshot: &Snapshot) -> Result<WaitStatus> {
 }
 
 fn unload_under_readers(options: &Options) -> Result<()> {
-    let rounds = options.volume(10, 3);
+    let rounds = options.volume(10, 2);
     for _ in 0..rounds {
         // Children that touch the snapshot all the time, until it goes away under them.
         let mut children = Vec::new();
