@@ -229,12 +229,14 @@ device_of() {
 				echo "${device##*/}"
 				return
 			fi
-		done 2>/dev/null <"$file" || continue
+		done <<<"$(cat "$file" 2>/dev/null)"
 	done
 	return 1
 }
 
-# value PATH NAME: one value of a status file.
+# value PATH NAME: one value of a status file. That is read as a whole: bash goes back to the end
+# of each line that it takes, and the kernel then makes up the text anew, in which another number
+# may have become longer meanwhile.
 value() {
 	local key rest
 	while IFS=: read -r key rest; do
@@ -242,7 +244,7 @@ value() {
 			echo "$rest"
 			return
 		fi
-	done <"$class/$1/status"
+	done <<<"$(<"$class/$1/status")"
 	fail "no $2 in $class/$1/status"
 }
 
