@@ -94,7 +94,7 @@ test-vm: setup ## tests that run in kernels of the project's own
 measure: setup ## run the tests that compare times and shares; the machine does nothing else
 	@$(MAKE) --no-print-directory modules FLAVOUR=plain
 	@$(environment); cargo build --release --workspace
-	@scripts/vm --timeout 1800 -- env VHOST_IOCM_MEASURE=1 tests/selftests/run isolation malice fairness accounting
+	@scripts/vm --timeout 1800 -- env VHOST_IOCM_MEASURE=1 tests/selftests/run isolation malice fairness accounting limits
 
 .PHONY: fuzz
 fuzz: setup ## fuzz the ring engine for FUZZ_SECONDS
