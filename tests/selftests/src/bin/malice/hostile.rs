@@ -212,6 +212,7 @@ impl Hostile {
     /// Sets the device up anew with a sane guest, and checks that it works.
     pub fn recover(&mut self) -> Result<()> {
         self.stop()?;
+        self.signalled()?;
         self.set_features(self.nic.options().features)?;
         let nic = &mut self.nic;
         // What the host has sent into the script is not for the sane guest.
