@@ -100,6 +100,7 @@ impl Body for HomeWork {
             stats.home_time.add(passed.saturating_sub(stolen));
             stats.polled.set(u64::from(queue.polling.is_active()));
         }
+        queue.report(&tally);
         if !stay {
             trace::come_back(virtqueue.id);
         }

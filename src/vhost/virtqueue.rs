@@ -509,9 +509,12 @@ impl Queue {
         self.avail_idx.is_some()
     }
 
-    /// Reports that the ring cannot be served any further until the next kick.
-    pub fn fail(&self, tally: &mut Tally) {
-        tally.errors += 1;
+    /// Reports that the ring cannot be served any further until the next kick, if it failed in a
+    /// slice that did this. Who is told finds the error counted, so that comes first.
+    pub fn report(&self, tally: &Tally) {
+        if tally.errors == 0 {
+            return;
+        }
         if let Some(error) = &self.error {
             error.signal();
         }

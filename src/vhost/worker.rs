@@ -402,7 +402,7 @@ impl<'a> Loop<'a> {
                 trace::leave(virtqueue.id, Reason::Fault);
             } else {
                 // Its process is being killed: there is nobody who could wait for the memory.
-                queue.fail(&mut tally);
+                tally.errors += 1;
                 next = Next::Wait;
             }
         }
@@ -431,6 +431,7 @@ impl<'a> Loop<'a> {
             tally,
         };
         self.charge(virtqueue, &served);
+        queue.report(&served.tally);
         self.served = self.accounted;
         if cause != Cause::Look || served.tally.packets > 0 {
             queue.served = self.accounted;

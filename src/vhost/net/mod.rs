@@ -157,7 +157,7 @@ pub fn serve(
         Ok(next) => next,
         Err(RingError::Fault) if shared => Next::Fault,
         Err(_) => {
-            queue.fail(tally);
+            tally.errors += 1;
             Next::Wait
         }
     }
