@@ -206,13 +206,7 @@ impl<'a> Card<'a> {
 
     /// Waits until its worker has slept for a moment.
     pub fn expect_quiet(&self) -> Result<()> {
-        let mut last = self.worker_counters()?;
-        wait::until("the worker to rest", || {
-            let now = self.worker_counters()?;
-            let quiet = now.get("loops")? == last.get("loops")?;
-            last = now;
-            Ok(quiet)
-        })
+        Counters::expect_rest(self.control, &self.worker)
     }
 
     /// Waits until its worker polls this many virtqueues.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 
 use crate::control::Control;
+use crate::wait;
 
 /// Counters of a virtqueue that only grow; a device has their sums.
 pub const OF_DEVICE: &[&str] = &[
@@ -112,6 +113,15 @@ impl Counters {
     /// Those of a worker.
     pub fn of_worker(control: &Control, worker: &str) -> Result<Self> {
         Self::read(control, format!("worker/{worker}"), &[OF_WORKER, AGES])
+    }
+
+    /// Waits until a worker has slept for a moment: what is seen of a slice, it counts a little later.
+    pub fn expect_rest(control: &Control, worker: &str) -> Result<()> {
+        let mut last = None;
+        wait::until("the worker to rest", || {
+            let now = Self::of_worker(control, worker)?.get("loops")?;
+            Ok(last.replace(now) == Some(now))
+        })
     }
 
     /// One of them.

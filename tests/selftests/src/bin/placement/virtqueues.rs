@@ -168,7 +168,10 @@ fn served(options: &Options, control: &Control) -> Result<()> {
             (Direction::Transmit, transmits, receives),
             (Direction::Receive, receives, transmits),
         ] {
-            let look = |worker| Counters::of_worker(control, worker)?.get("works");
+            let look = |worker| {
+                Counters::expect_rest(control, worker)?;
+                Counters::of_worker(control, worker)?.get("works")
+            };
             let before = (look(busy)?, look(idle)?);
             Traffic::new(&mut nic, direction)?.run(FRAMES)?;
             let works = (look(busy)? - before.0, look(idle)? - before.1);
