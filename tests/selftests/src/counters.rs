@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 
 use crate::control::Control;
+use crate::thread::Thread;
 use crate::wait;
 
 /// Counters of a virtqueue that only grow; a device has their sums.
@@ -100,18 +101,37 @@ impl Counters {
         Ok(Self { directory, values })
     }
 
+    /// Waits until the slice has ended that a worker may be in. What is seen of a slice, frames and
+    /// notifications, it counts at its end.
+    fn settle(control: &Control, worker: &str) -> Result<()> {
+        let thread = Thread::parse(&control.read_line(&format!("worker/{worker}/pid"))?)?;
+        let loops = || control.read_counter(&format!("worker/{worker}/status"), "loops");
+        let before = loops()?;
+        wait::until("the slice to end", || {
+            Ok(matches!(thread.state()?, 'S' | 'I') || loops()? > before)
+        })
+    }
+
     /// Those of a virtqueue.
     pub fn of_virtqueue(control: &Control, virtqueue: &str) -> Result<Self> {
+        Self::settle(
+            control,
+            &control.read_line(&format!("vq/{virtqueue}/worker"))?,
+        )?;
         Self::read(control, format!("vq/{virtqueue}"), &[OF_DEVICE, AGES])
     }
 
     /// Those of a device.
     pub fn of_device(control: &Control, device: &str) -> Result<Self> {
+        for worker in control.read_list(&format!("dev/{device}/worker"))? {
+            Self::settle(control, &worker)?;
+        }
         Self::read(control, format!("dev/{device}"), &[OF_DEVICE, AGES])
     }
 
     /// Those of a worker.
     pub fn of_worker(control: &Control, worker: &str) -> Result<Self> {
+        Self::settle(control, worker)?;
         Self::read(control, format!("worker/{worker}"), &[OF_WORKER, AGES])
     }
 

@@ -101,8 +101,8 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
             card.exchange(4)?;
             card.nic.stop_queue(&card.nic.transmit)?;
             card.expect_quiet()?;
+            // What was announced when it was stopped may have been such a work already.
             let before = card.worker_counters()?;
-            ensure!(before.get("noqueue_works")? == 0, "{:?}", before.moved());
             for kick in 1..=KICKS {
                 card.nic.transmit.kick()?;
                 wait::until("the kick to be counted", || {
