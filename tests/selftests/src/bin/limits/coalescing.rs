@@ -224,7 +224,8 @@ fn coalesced(options: &Options, control: &Control) -> Result<()> {
     ));
     ensure!(
         u128::from(slices) <= most
-            && moved.get("interrupts")? <= slices
+            && moved.get("interrupts")? <= moved.get("poll_kicks")? + moved.get("notif_works")?
+            && moved.get("interrupts")? < u64::from(FRAMES) / 2
             && moved.get("poll_coalesced")? > 0
             && moved.get("handled_packets")? == u64::from(FRAMES),
         "{slices} slices, at most {most}: {:?}",
