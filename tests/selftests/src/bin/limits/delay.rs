@@ -56,7 +56,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         },
     );
 
-    suite.case("no delay is longer than a slice", move || {
+    suite.measurement("no delay is longer than a slice", move || {
         let _slice = Parameter::set("slice_us", "10")?;
         let mut card = Card::new(options, control, NicOptions::default(), "0")?;
         card.exchange(1)?;
