@@ -12,10 +12,10 @@ use vhost_iocm_selftests::card::Card;
 use vhost_iocm_selftests::control::Control;
 use vhost_iocm_selftests::counters::Counters;
 use vhost_iocm_selftests::cpu;
-use vhost_iocm_selftests::ktap::{diagnostic, Suite};
+use vhost_iocm_selftests::ktap::{diagnostic, skip, Outcome, Suite};
 use vhost_iocm_selftests::load::Load;
 use vhost_iocm_selftests::nic::NicOptions;
-use vhost_iocm_selftests::options::Options;
+use vhost_iocm_selftests::options::{Flavour, Options};
 use vhost_iocm_selftests::process::Packets;
 use vhost_iocm_selftests::wait;
 
@@ -25,7 +25,14 @@ const TIME: Duration = Duration::from_secs(2);
 pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control) {
     suite.case(
         "soft interrupts during slices are counted, and not as service of anybody",
-        move || counted(options, control),
+        move || {
+            // Those of a slice are told apart only if no other thread ran meanwhile, and a slice of a
+            // debug kernel takes so long that the flood does.
+            if Flavour::of_environment() == Flavour::Debug {
+                return skip("slices of a debug kernel are too long");
+            }
+            counted(options, control).map(|()| Outcome::Pass)
+        },
     );
 }
 
