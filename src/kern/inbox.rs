@@ -114,7 +114,7 @@ impl<S: Service> Inbox<S> {
             // SAFETY: The pointer was made from a reference that the list is about to own.
             unsafe { (*object).next.store(newest, Relaxed) };
             // INVARIANT: `object` heads what was the list, if the exchange succeeds.
-            // The full order pairs with `Thread::sleep_unless`: who announces its sleep before
+            // The full order pairs with `Current::sleep_until`: who announces its sleep before
             // it looks here sees the object, or is seen asleep below.
             match self.newest.cmpxchg(newest, object, Full) {
                 Ok(_) => break,
