@@ -53,6 +53,13 @@ impl Gauge {
         self.0.store(value);
     }
 
+    /// Sets the number, unless it is greater already.
+    pub fn raise(&self, value: u64) {
+        if value > self.0.load() {
+            self.0.store(value);
+        }
+    }
+
     /// The number.
     pub fn get(&self) -> u64 {
         self.0.load()
@@ -220,6 +227,12 @@ counters! {
         polled: Gauge,
         /// Age of the work when its slice began.
         pending: Age,
+        /// Times that work which waited went to another worker.
+        moves: Counter,
+        /// Time between the request and the arrival on the other worker's lists.
+        move_time: Age,
+        /// The most slices, of the one worker and the other, that ended meanwhile.
+        move_slices: Gauge,
     }
 }
 

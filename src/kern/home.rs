@@ -122,7 +122,7 @@ impl<B: Body> Home<B> {
         let mut list = Fifo::new();
         list.take_all(body.inbox());
         while let Some(object) = list.pop() {
-            Served::forward(object);
+            Served::forward(object, body.inbox());
         }
     }
 }

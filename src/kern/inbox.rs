@@ -19,10 +19,14 @@ use kernel::task::Task;
 ///
 /// # Invariants
 ///
-/// `newest` heads a list, linked by `Served::next` and ended by null, of pointers that came from
-/// `Arc::into_raw`.
+/// `newest` and `handed_over` head lists, linked by `Served::next` and ended by null, of pointers
+/// that came from `Arc::into_raw`.
 pub struct Inbox<S: Service> {
     newest: Atomic<*mut Served<S>>,
+    /// What another reader has passed on.
+    handed_over: Atomic<*mut Served<S>>,
+    /// Slices that the reader has ended.
+    slices: Atomic<u64>,
     /// Whether the reader is to look for objects on its lists that are another's now.
     look: Atomic<bool>,
     /// Whether a grace period has passed since the inbox was an object's.
@@ -46,6 +50,8 @@ impl<S: Service> Inbox<S> {
         Ok(Arc::new(
             Self {
                 newest: Atomic::new(ptr::null_mut()),
+                handed_over: Atomic::new(ptr::null_mut()),
+                slices: Atomic::new(0),
                 look: Atomic::new(false),
                 unused: Atomic::new(true),
                 reader: SetOnce::new(),
@@ -103,20 +109,49 @@ impl<S: Service> Inbox<S> {
 
     /// Whether there is nothing to take.
     pub fn is_empty(&self) -> bool {
-        self.newest.load(Relaxed).is_null()
+        self.newest.load(Relaxed).is_null() && self.handed_over.load(Relaxed).is_null()
+    }
+
+    /// Whether a move waits for the reader: it has something to pass on, or something was handed
+    /// over to it. The reader attends to that after every slice, so that a move takes one slice of
+    /// the old reader and one of the new one at most.
+    pub fn is_move_waiting(&self) -> bool {
+        self.look.load(Relaxed) || !self.handed_over.load(Relaxed).is_null()
+    }
+
+    /// Counts a slice. The caller is the reader, which has ended it.
+    pub fn count_slice(&self) {
+        let slices = self.slices.load(Relaxed);
+        self.slices.store(slices.wrapping_add(1), Relaxed);
+    }
+
+    /// Slices that the reader has ended so far.
+    pub(super) fn slices(&self) -> u64 {
+        self.slices.load(Relaxed)
     }
 
     /// Hands `object` to the reader. The caller was told to list it. Any context.
     pub(super) fn push(&self, object: Arc<Served<S>>) {
+        self.push_to(&self.newest, object);
+    }
+
+    /// Hands `object`, which waits on the list of another reader, to this one, which takes it before
+    /// all that was handed to it in the usual way.
+    pub(super) fn push_handed_over(&self, object: Arc<Served<S>>) {
+        self.push_to(&self.handed_over, object);
+    }
+
+    /// Puts `object` at the head of one of the two lists.
+    fn push_to(&self, list: &Atomic<*mut Served<S>>, object: Arc<Served<S>>) {
         let object = Arc::into_raw(object).cast_mut();
-        let mut newest = self.newest.load(Relaxed);
+        let mut newest = list.load(Relaxed);
         loop {
             // SAFETY: The pointer was made from a reference that the list is about to own.
             unsafe { (*object).next.store(newest, Relaxed) };
             // INVARIANT: `object` heads what was the list, if the exchange succeeds.
             // The full order pairs with `Current::sleep_until`: who announces its sleep before
             // it looks here sees the object, or is seen asleep below.
-            match self.newest.cmpxchg(newest, object, Full) {
+            match list.cmpxchg(newest, object, Full) {
                 Ok(_) => break,
                 Err(current) => newest = current,
             }
@@ -238,15 +273,16 @@ impl<S: Service> Fifo<S> {
             if object.is_for(inbox) {
                 self.push(object);
             } else {
-                Served::forward(object);
+                Served::forward(object, inbox);
             }
         }
     }
 
-    /// Appends everything that is in `inbox`, oldest first.
+    /// Takes everything that is in `inbox`, of which the caller is the reader: what was handed over
+    /// comes before all that is on this list, the rest after it, each oldest first.
     pub fn take_all(&mut self, inbox: &Inbox<S>) {
         // INVARIANT: The inbox is empty, and its list is this function's. The full order pairs
-        // with the exchange in `Inbox::push`: the links and the objects' contents are visible.
+        // with the exchange in `Inbox::push_to`: the links and the objects' contents are visible.
         let mut object = inbox.newest.xchg(ptr::null_mut(), Full);
         let mut older = ptr::null_mut();
         while !object.is_null() {
@@ -263,6 +299,26 @@ impl<S: Service> Fifo<S> {
             // SAFETY: The pointer came from `Arc::into_raw`, and the list has given it up.
             self.push(unsafe { Arc::from_raw(older) });
             older = next;
+        }
+        // Looked at after the full exchange above, as that list is: see the end of a worker.
+        if !inbox.handed_over.load(Relaxed).is_null() {
+            self.take_handed_over(inbox);
+        }
+    }
+
+    /// Takes what was handed over.
+    fn take_handed_over(&mut self, inbox: &Inbox<S>) {
+        // INVARIANT: As for `take_all`, as is the order.
+        let mut object = inbox.handed_over.xchg(ptr::null_mut(), Full);
+        while !object.is_null() {
+            // SAFETY: By the type invariant of the inbox, its list owned a reference.
+            let next = unsafe { (*object).next.load(Relaxed) };
+            // SAFETY: The pointer came from `Arc::into_raw`, and the list has given it up.
+            let taken = unsafe { Arc::from_raw(object) };
+            taken.arrive(inbox);
+            // The newest is the first here, so the oldest ends up before the others.
+            self.push_first(taken);
+            object = next;
         }
     }
 }

@@ -7,19 +7,90 @@
 //! state of an object can be reached only through a [`Slice`] or a [`Hold`], which exist while the
 //! state machine says so.
 
+use super::cpu;
 use super::inbox::Inbox;
 use crate::engine::sched::ownership::{Ownership, Then};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::ptr;
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Full};
+use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
 use kernel::sync::{new_condvar, new_spinlock, rcu, Arc, ArcBorrow, CondVar, SpinLock};
 
 /// What an object consists of.
 pub trait Service: Sized + Send + Sync + 'static {
     /// The part that only who has the object may touch. The rest is shared by all.
     type State: Send;
+
+    /// Notes that the object, which had waited on the list of another reader, has come to the
+    /// caller's, `nanoseconds` after it was moved. Meanwhile so many `slices` of the one or the
+    /// other had ended for which it had to wait.
+    fn note_move(&self, nanoseconds: u64, slices: u64);
+}
+
+/// A move that is under way, for the account of how long it takes. The fields are written by who
+/// moves the object, which one thread at a time does, and after that by who has the object on a
+/// list: a move of an object that still waits for the end of one before is part of that one.
+struct Move<S: Service> {
+    /// When it began, in nanoseconds; 0 if there is none.
+    begun: Atomic<u64>,
+    /// Slices that had to end for it so far.
+    slices: Atomic<u64>,
+    /// Whose slices count from `mark` on. It is compared and never followed.
+    reader: Atomic<*mut Inbox<S>>,
+    /// The number of slices that this reader had ended then.
+    mark: Atomic<u64>,
+}
+
+impl<S: Service> Move<S> {
+    fn none() -> Self {
+        Self {
+            begun: Atomic::new(0),
+            slices: Atomic::new(0),
+            reader: Atomic::new(ptr::null_mut()),
+            mark: Atomic::new(0),
+        }
+    }
+
+    /// Counts the slices of `reader` from now on.
+    fn count(&self, reader: &Inbox<S>) {
+        self.reader.store(ptr::from_ref(reader).cast_mut(), Relaxed);
+        self.mark.store(reader.slices(), Relaxed);
+    }
+
+    /// The move begins: the object belongs to `reader` as yet.
+    fn begin(&self, reader: &Inbox<S>) {
+        if self.begun.load(Relaxed) == 0 {
+            self.slices.store(0, Relaxed);
+            self.count(reader);
+            self.begun.store(cpu::now(), Relaxed);
+        }
+    }
+
+    /// Ends a stay with `reader`. The account is given up if it was with another: then nothing had
+    /// waited when the move began.
+    fn leave(&self, reader: &Inbox<S>) {
+        if self.begun.load(Relaxed) == 0 {
+            return;
+        }
+        if ptr::eq(self.reader.load(Relaxed), reader) {
+            let ended = reader.slices().wrapping_sub(self.mark.load(Relaxed));
+            let slices = self.slices.load(Relaxed).wrapping_add(ended);
+            self.slices.store(slices, Relaxed);
+        } else {
+            self.begun.store(0, Relaxed);
+        }
+    }
+
+    /// Ends the move; returns how long it took, in nanoseconds and slices, if there was one.
+    fn end(&self) -> Option<(u64, u64)> {
+        let begun = self.begun.load(Relaxed);
+        if begun == 0 {
+            return None;
+        }
+        self.begun.store(0, Relaxed);
+        Some((cpu::now().saturating_sub(begun), self.slices.load(Relaxed)))
+    }
 }
 
 /// An object that is served.
@@ -39,6 +110,7 @@ pub struct Served<S: Service> {
     inbox: Atomic<*mut Inbox<S>>,
     /// The home thread's, if there is one.
     home: Atomic<*mut Inbox<S>>,
+    in_move: Move<S>,
     #[pin]
     gate: SpinLock<()>,
     #[pin]
@@ -69,6 +141,7 @@ impl<S: Service> Served<S> {
                 inbox: Atomic::new(Self::give(inbox)),
                 // INVARIANT: There is none.
                 home: Atomic::new(ptr::null_mut()),
+                in_move: Move::none(),
                 gate <- new_spinlock!((), "vhost_iocm::Served::gate"),
                 free <- new_condvar!("vhost_iocm::Served::free"),
                 state: UnsafeCell::new(state),
@@ -137,17 +210,36 @@ impl<S: Service> Served<S> {
         unsafe { home.as_ref() }.and_then(Inbox::reader_pid)
     }
 
-    /// Passes the object on, which the caller took from a list of its own, to who serves it now.
-    pub(super) fn forward(this: Arc<Self>) {
+    /// Passes the object on, which the caller, the reader of `from`, took from a list of its own, to
+    /// who serves it now.
+    pub(super) fn forward(this: Arc<Self>, from: &Inbox<S>) {
         // An object that was polled may not be pending, and the next one would not look at it. It
         // is LISTED, so there is nothing else to do.
         let _: Then = this.ownership.mark();
-        Self::list(this);
+        this.in_move.leave(from);
+        let _guard = rcu::read_lock();
+        // SAFETY: As for `list`.
+        let to = unsafe { &*this.reader() };
+        this.in_move.count(to);
+        to.push_handed_over(this);
+    }
+
+    /// Ends a move: the caller, the reader of `inbox`, has taken the object that was passed on.
+    pub(super) fn arrive(&self, inbox: &Inbox<S>) {
+        self.in_move.leave(inbox);
+        if let Some((nanoseconds, slices)) = self.in_move.end() {
+            self.shared.note_move(nanoseconds, slices);
+        }
     }
 
     /// Gives the object to the worker that reads `inbox`. The old one passes it on between two
-    /// slices, if it has it.
+    /// slices, if it has it. One thread at a time does this.
     pub fn set_inbox(&self, inbox: Arc<Inbox<S>>) {
+        {
+            let _guard = rcu::read_lock();
+            // SAFETY: As for `list`.
+            self.in_move.begin(unsafe { &*self.inbox.load(Acquire) });
+        }
         // INVARIANT: The object owns the reference from now on.
         let old = self.inbox.xchg(Self::give(inbox), Full);
         // SAFETY: By the type invariant the pointer came from `Arc::into_raw`, and the object has
@@ -180,7 +272,7 @@ impl<S: Service> Served<S> {
     /// when it belongs to another reader now: that one gets it then.
     pub fn begin(self: Arc<Self>, inbox: &Inbox<S>, polled: bool) -> Option<Slice<S>> {
         if !self.is_for(inbox) {
-            Self::forward(self);
+            Self::forward(self, inbox);
             return None;
         }
         let begun = if polled {
@@ -188,6 +280,8 @@ impl<S: Service> Served<S> {
         } else {
             self.ownership.begin()
         };
+        // Nothing that waited was passed on, if a move had begun.
+        self.in_move.end();
         // INVARIANT: It is served from now on.
         begun.then_some(Slice { served: self })
     }

@@ -444,7 +444,7 @@ pub struct VirtqueueFiles {
     virtqueue: Arc<Served<Virtqueue>>,
 }
 
-static VIRTQUEUE_FILES: [Attribute<VirtqueueFiles>; 10] = [
+static VIRTQUEUE_FILES: [Attribute<VirtqueueFiles>; 12] = [
     Attribute::read_only(c"dev", |files, text| {
         Ok(writeln!(text, "{}", files.virtqueue.id.device)?)
     }),
@@ -510,6 +510,14 @@ static VIRTQUEUE_FILES: [Attribute<VirtqueueFiles>; 10] = [
             files.virtqueue.stats.pending.average()
         )?)
     }),
+    Attribute::read_only(c"move_ns_max", |files, text| {
+        let longest = files.virtqueue.stats.move_time.longest();
+        Ok(writeln!(text, "{longest}")?)
+    }),
+    Attribute::read_only(c"move_slices_max", |files, text| {
+        let most = files.virtqueue.stats.move_slices.get();
+        Ok(writeln!(text, "{most}")?)
+    }),
     Attribute::read_only(c"status", |files, text| files.write_status(text)),
 ];
 
@@ -546,6 +554,7 @@ counters!(VIRTQUEUE_COUNTER_FILES, VIRTQUEUE_COUNTERS, VirtqueueFiles => Virtque
     c"mm_switches": |stats| stats.mm_switches.get(),
     c"errors": |stats| stats.errors.get(),
     c"drops": |stats| stats.drops.get(),
+    c"moves": |stats| stats.moves.get(),
 });
 
 tunables!(VIRTQUEUE_TUNABLE_FILES, VIRTQUEUE_TUNABLES, VirtqueueFiles => Limits, |files| &files.virtqueue.limits, {
@@ -594,6 +603,8 @@ impl VirtqueueFiles {
         )?;
         writeln!(text, "pending_ns_max:{}", stats.pending.longest())?;
         writeln!(text, "pending_ns_avg:{}", stats.pending.average())?;
+        writeln!(text, "move_ns_max:{}", stats.move_time.longest())?;
+        writeln!(text, "move_slices_max:{}", stats.move_slices.get())?;
         write_lines(text, VIRTQUEUE_TUNABLES, |read| {
             read(&self.virtqueue.limits)
         })?;

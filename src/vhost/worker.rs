@@ -209,7 +209,9 @@ impl<'a> Loop<'a> {
                 self.release = u64::MAX;
             }
             let worked = self.turn.passes_over(Place::Work) || self.serve_next();
-            let looked = self.turn.passes_over(Place::Polled) || self.look_next();
+            let looked = self.turn.passes_over(Place::Polled)
+                || (worked && self.worker.inbox.is_move_waiting())
+                || self.look_next();
             self.end_turn();
             if !worked && !looked {
                 if stopping && self.throttled.is_empty() {
@@ -431,6 +433,7 @@ impl<'a> Loop<'a> {
             tally,
         };
         self.charge(virtqueue, &served);
+        self.worker.inbox.count_slice();
         queue.report(&served.tally);
         self.served = self.accounted;
         if cause != Cause::Look || served.tally.packets > 0 {

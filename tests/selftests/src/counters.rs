@@ -43,6 +43,7 @@ pub const OF_DEVICE: &[&str] = &[
     "mm_switches",
     "errors",
     "drops",
+    "moves",
 ];
 
 /// How old work of a virtqueue, a device or a worker was when its slice began.

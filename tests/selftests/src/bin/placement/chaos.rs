@@ -79,6 +79,9 @@ fn chaos(options: &Options, control: &Control, moves: u32, seed: u64) -> Result<
     });
     ended?;
     expect_consistent(control, &devices)?;
+    for device in &devices {
+        expect_short_moves(control, device)?;
+    }
     // What is left must work as at the beginning.
     for (nic, name) in &mut cards {
         control.set_poll_of_device(name, "auto")?;
@@ -259,6 +262,24 @@ fn longest_wait(control: &Control, device: &str) -> Result<String> {
         longest / 1000,
         u128::from(longest) / slice.as_nanos()
     ))
+}
+
+/// Checks that no move of a device's virtqueues waited for more than the two slices that the workers
+/// were in. Slices are counted and not timed, see [`longest_wait`].
+pub fn expect_short_moves(control: &Control, device: &str) -> Result<()> {
+    for index in [RECEIVE, TRANSMIT] {
+        let name = virtqueue(device, index);
+        let status = format!("vq/{name}/status");
+        let number = |counter| control.read_counter(&status, counter);
+        let (moves, slices) = (number("moves")?, number("move_slices_max")?);
+        diagnostic(format!(
+            "{name} was moved {moves} times with work, in {} us and {slices} slices at most",
+            number("move_ns_max")? / 1000
+        ));
+        ensure!(moves > 0, "no move of {name} with work was counted");
+        ensure!(slices <= 2, "a move of {name} waited for {slices} slices");
+    }
+    Ok(())
 }
 
 /// Checks that workers, devices and virtqueues say the same about who is where.

@@ -4,6 +4,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 
+use super::chaos::expect_short_moves;
 use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
 use vhost_iocm_selftests::control::{virtqueue, Control};
@@ -253,6 +254,7 @@ fn under_traffic(options: &Options, control: &Control, moves: u32) -> Result<()>
         "{moves} moves: {} frames to the host and {} to the driver",
         sent.0, sent.1
     ));
+    expect_short_moves(control, &name)?;
     drop(nic);
     control.restore().map(drop)
 }

@@ -40,6 +40,9 @@ const OF_VIRTQUEUE: &[(&str, &str)] = &[
     ("mm_switches", "mm_switches"),
     ("errors", "errors"),
     ("drops", "drops"),
+    ("moves", "moves"),
+    ("move_ns_max", "move_time"),
+    ("move_slices_max", "move_slices"),
     ("pending_ns_max", "pending"),
 ];
 
