@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use vhost_iocm_engine::engine::abi::{parse_parked, split_creation, Malformed, WorkerId};
 use vhost_iocm_engine::engine::sched::standby::{
-    check, Act, Activity, Found, Record, Split, State, Tally, Tunables, Verdict, View, Workers,
+    check, Act, Activity, Backlog, Found, Record, Split, State, Tunables, Verdict, View, Workers,
 };
 
 const MS: u64 = 1_000_000;
@@ -30,12 +30,12 @@ const IDLE: Option<Found> = Some(Found {
     age: 0,
 });
 
-fn tally(devices: &[[Option<Found>; 2]]) -> Tally {
-    let mut tally = Tally::default();
+fn backlog(devices: &[[Option<Found>; 2]]) -> Backlog {
+    let mut backlog = Backlog::default();
     for device in devices {
-        tally.add(device);
+        backlog.add(device);
     }
-    tally
+    backlog
 }
 
 /// Workers whose views a test sets.
@@ -67,7 +67,7 @@ impl Fixed {
     }
 }
 
-fn view(worker: u32, state: State, tally: Tally) -> View {
+fn view(worker: u32, state: State, backlog: Backlog) -> View {
     View {
         worker: WorkerId(worker),
         group: 0,
@@ -75,7 +75,7 @@ fn view(worker: u32, state: State, tally: Tally) -> View {
         locked: false,
         load: 0,
         virtqueues: 4,
-        tally,
+        backlog,
         record: Record::default(),
     }
 }
@@ -83,18 +83,18 @@ fn view(worker: u32, state: State, tally: Tally) -> View {
 fn parked(worker: u32) -> View {
     View {
         virtqueues: 0,
-        ..view(worker, State::Parked, Tally::default())
+        ..view(worker, State::Parked, Backlog::default())
     }
 }
 
-fn woken(worker: u32, lender: u32, tally: Tally) -> View {
+fn woken(worker: u32, lender: u32, backlog: Backlog) -> View {
     let lender = WorkerId(lender);
-    view(worker, State::Woken { lender }, tally)
+    view(worker, State::Woken { lender }, backlog)
 }
 
 /// Two devices, each with work in one virtqueue.
-fn two_devices(age: u64) -> Tally {
-    tally(&[[IDLE, busy(age)], [IDLE, busy(age / 2)]])
+fn two_devices(age: u64) -> Backlog {
+    backlog(&[[IDLE, busy(age)], [IDLE, busy(age / 2)]])
 }
 
 const LATE: u64 = MS + 1;
@@ -115,9 +115,9 @@ fn a_parked_worker_is_woken_when_work_is_too_old_at_two_checks_in_a_row() {
 
 #[test]
 fn work_that_is_too_old_now_and_then_wakes_nobody() {
-    let mut workers = Fixed(vec![view(0, State::Active, Tally::default()), parked(1)]);
+    let mut workers = Fixed(vec![view(0, State::Active, Backlog::default()), parked(1)]);
     for turn in 0..1000 {
-        workers.0[0].tally = two_devices([LATE, MS][turn % 2]);
+        workers.0[0].backlog = two_devices([LATE, MS][turn % 2]);
         let verdict = workers.check(SECOND + turn as u64 * MS, &tunables());
         assert_eq!(verdict.act, None);
         // Nothing is checked any more when nothing is too old.
@@ -128,9 +128,9 @@ fn work_that_is_too_old_now_and_then_wakes_nobody() {
 #[test]
 fn the_only_virtqueue_with_work_is_never_moved() {
     for alone in [
-        tally(&[[IDLE, busy(SECOND)], [IDLE, IDLE], [IDLE, None]]),
-        tally(&[[None, busy(SECOND)]]),
-        tally(&[]),
+        backlog(&[[IDLE, busy(SECOND)], [IDLE, IDLE], [IDLE, None]]),
+        backlog(&[[None, busy(SECOND)]]),
+        backlog(&[]),
     ] {
         let mut workers = Fixed(vec![view(0, State::Active, alone), parked(1)]);
         for turn in 0..1000 {
@@ -145,7 +145,7 @@ fn the_only_virtqueue_with_work_is_never_moved() {
         }
     }
     // Its sibling is something to separate it from.
-    let pair = tally(&[[busy(0), busy(LATE)]]);
+    let pair = backlog(&[[busy(0), busy(LATE)]]);
     let mut workers = Fixed(vec![view(0, State::Active, pair), parked(1)]);
     assert!(workers.act_within(SECOND, 2, &tunables()).is_some());
 }
@@ -178,7 +178,7 @@ fn the_one_whose_work_is_oldest_is_helped_by_the_parked_one_of_the_lowest_number
         view(0, State::Active, two_devices(LATE)),
         view(1, State::Active, two_devices(LATE + 1)),
         // Older, but there is nothing to separate.
-        view(2, State::Active, tally(&[[IDLE, busy(SECOND)]])),
+        view(2, State::Active, backlog(&[[IDLE, busy(SECOND)]])),
         parked(9),
         parked(4),
     ]);
@@ -196,7 +196,7 @@ fn the_one_whose_work_is_oldest_is_helped_by_the_parked_one_of_the_lowest_number
 #[test]
 fn what_was_borrowed_and_is_lent_again_goes_back_to_the_first_lender() {
     let mut workers = Fixed(vec![
-        view(0, State::Active, Tally::default()),
+        view(0, State::Active, Backlog::default()),
         woken(1, 0, two_devices(LATE)),
         parked(2),
     ]);
@@ -238,7 +238,7 @@ fn a_worker_that_serves_nothing_any_more_is_parked_at_once() {
         view(0, State::Active, two_devices(LATE)),
         View {
             virtqueues: 0,
-            ..woken(1, 0, Tally::default())
+            ..woken(1, 0, Backlog::default())
         },
     ]);
     let verdict = workers.check(SECOND, &tunables());
@@ -268,7 +268,7 @@ fn a_worker_is_parked_after_it_has_had_room_with_its_lender_for_long_enough() {
     );
     for late in [0, 1] {
         let mut workers = with_loads(0, 0);
-        workers.0[late].tally = two_devices(MS / 2 + 1);
+        workers.0[late].backlog = two_devices(MS / 2 + 1);
         assert_eq!(workers.act_within(SECOND, 1000, &tunables()), None);
     }
 }
@@ -276,8 +276,8 @@ fn a_worker_is_parked_after_it_has_had_room_with_its_lender_for_long_enough() {
 #[test]
 fn room_is_counted_anew_after_every_moment_without() {
     let mut workers = Fixed(vec![
-        view(0, State::Active, Tally::default()),
-        woken(1, 0, Tally::default()),
+        view(0, State::Active, Backlog::default()),
+        woken(1, 0, Backlog::default()),
     ]);
     for turn in 0..1000u64 {
         workers.0[1].load = if turn % 100 == 99 { 900 } else { 0 };
@@ -293,15 +293,15 @@ fn without_a_lender_the_default_worker_takes_over() {
         vec![],
         vec![View {
             locked: true,
-            ..view(7, State::Active, Tally::default())
+            ..view(7, State::Active, Backlog::default())
         }],
         vec![parked(7)],
-        vec![woken(7, 0, Tally::default())],
+        vec![woken(7, 0, Backlog::default())],
     ];
     for lender in lenders {
         let mut workers = vec![
-            view(0, State::Active, Tally::default()),
-            woken(1, 7, Tally::default()),
+            view(0, State::Active, Backlog::default()),
+            woken(1, 7, Backlog::default()),
         ];
         workers.extend(lender);
         let mut workers = Fixed(workers);
@@ -311,9 +311,9 @@ fn without_a_lender_the_default_worker_takes_over() {
         assert_eq!(act, Act::Park { parked: 1, heir: 0 });
     }
     let mut workers = Fixed(vec![
-        view(0, State::Active, Tally::default()),
-        woken(1, 7, Tally::default()),
-        view(7, State::Active, Tally::default()),
+        view(0, State::Active, Backlog::default()),
+        woken(1, 7, Backlog::default()),
+        view(7, State::Active, Backlog::default()),
     ]);
     let (_, act) = workers
         .act_within(SECOND, 101, &tunables())
@@ -331,7 +331,7 @@ fn who_was_helped_is_left_alone_for_a_while_and_who_took_back_for_longer() {
     workers.act_within(SECOND, 2, &tunables()).expect("a wake");
     workers.0[1] = View {
         record: workers.0[1].record,
-        ..woken(1, 0, Tally::default())
+        ..woken(1, 0, Backlog::default())
     };
     let start = SECOND + 2 * MS;
     let (turn, _) = workers
@@ -340,13 +340,13 @@ fn who_was_helped_is_left_alone_for_a_while_and_who_took_back_for_longer() {
     assert_eq!(turn, 7);
 
     let mut workers = Fixed(vec![
-        view(0, State::Active, Tally::default()),
-        woken(1, 0, Tally::default()),
+        view(0, State::Active, Backlog::default()),
+        woken(1, 0, Backlog::default()),
     ]);
     workers
         .act_within(SECOND, 101, &tunables())
         .expect("a worker to park");
-    workers.0[0].tally = two_devices(LATE);
+    workers.0[0].backlog = two_devices(LATE);
     workers.0[1] = parked(1);
     let start = SECOND + 101 * MS;
     let (turn, _) = workers
@@ -366,7 +366,7 @@ fn of_several_devices_every_other_one_goes_as_a_whole() {
         [busy(1), None],
         [busy(1), IDLE],
     ];
-    let mut split = Split::new(&tally(&devices));
+    let mut split = Split::new(&backlog(&devices));
     let taken = devices.map(|device| split.takes(device.map(|found| found.map(|f| f.busy))));
     let expected = [
         [false, false],
@@ -383,7 +383,7 @@ fn of_several_devices_every_other_one_goes_as_a_whole() {
 #[test]
 fn of_a_single_device_one_virtqueue_goes() {
     let devices = [[IDLE, IDLE], [busy(1), busy(1)], [IDLE, None]];
-    let mut split = Split::new(&tally(&devices));
+    let mut split = Split::new(&backlog(&devices));
     let taken = devices.map(|device| split.takes(device.map(|found| found.map(|f| f.busy))));
     assert_eq!(taken, [[false, false], [false, true], [false, false]]);
 }
@@ -471,7 +471,7 @@ struct Host {
 impl Host {
     fn new(active: u32, parked_ones: u32, devices: &[(usize, u32)]) -> Self {
         let workers: Vec<_> = (0..active)
-            .map(|id| view(id, State::Active, Tally::default()))
+            .map(|id| view(id, State::Active, Backlog::default()))
             .chain((active..active + parked_ones).map(parked))
             .collect();
         Self {
@@ -501,17 +501,17 @@ impl Host {
             );
             // Rings are finite.
             self.behind[index] = behind.min(20 * MS);
-            let mut tally = Tally::default();
+            let mut backlog = Backlog::default();
             for device in &own {
                 let found = Found {
                     busy: device.1 > 0,
                     age: self.behind[index],
                 };
-                tally.add(&[IDLE, Some(found)]);
+                backlog.add(&[IDLE, Some(found)]);
             }
             let load = need.min(1000);
             let worker = &mut self.workers[index];
-            worker.tally = tally;
+            worker.backlog = backlog;
             worker.virtqueues = 2 * own.len() as u32;
             // As the engine's own average: a new window of ten checks counts for an eighth.
             let old = worker.load;
@@ -528,7 +528,7 @@ impl Host {
             }) => {
                 self.wakes += 1;
                 self.workers[woken].state = State::Woken { lender };
-                let mut split = Split::new(&self.workers[congested].tally);
+                let mut split = Split::new(&self.workers[congested].backlog);
                 let all = self.devices.iter().filter(|d| d.0 == congested).count();
                 let mut moved = 0;
                 for device in self.devices.iter_mut().filter(|d| d.0 == congested) {
@@ -674,7 +674,7 @@ proptest! {
             .iter()
             .map(|device| device.map(|entry| entry.map(|busy| Found { busy, age: 1 })))
             .collect();
-        let mut split = Split::new(&tally(&found));
+        let mut split = Split::new(&backlog(&found));
         let (mut taken, mut left) = (0, 0);
         for device in &devices {
             for (entry, takes) in device.iter().zip(split.takes(*device)) {

@@ -116,7 +116,7 @@ pub struct Found {
 
 /// What a check finds of all that a worker serves.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
+pub struct Backlog {
     /// The age of the oldest work, in nanoseconds.
     oldest: u64,
     /// Devices that have work.
@@ -125,7 +125,7 @@ pub struct Tally {
     several: bool,
 }
 
-impl Tally {
+impl Backlog {
     /// Adds a device: what was found of its virtqueues, `None` for those that others serve.
     pub fn add(&mut self, virtqueues: &[Option<Found>]) {
         let busy = virtqueues.iter().flatten().filter(|found| found.busy);
@@ -154,9 +154,9 @@ pub struct Split {
 
 impl Split {
     /// For a worker of which this was found at the same check.
-    pub fn new(tally: &Tally) -> Self {
+    pub fn new(backlog: &Backlog) -> Self {
         Self {
-            devices: tally.devices,
+            devices: backlog.devices,
             seen: 0,
         }
     }
@@ -228,7 +228,7 @@ pub struct View {
     /// Virtqueues that it serves, idle ones included.
     pub virtqueues: u32,
     /// What was found of them.
-    pub tally: Tally,
+    pub backlog: Backlog,
     /// What is remembered of it.
     pub record: Record,
 }
@@ -254,7 +254,7 @@ impl View {
         self.state != State::Parked
             && !self.locked
             && self.record.late > 0
-            && self.tally.is_separable()
+            && self.backlog.is_separable()
     }
 }
 
@@ -301,7 +301,7 @@ pub struct Verdict {
     pub again: bool,
 }
 
-/// Checks all workers, of which [`View::tally`] is up to date. `default` is the worker that takes
+/// Checks all workers, of which [`View::backlog`] is up to date. `default` is the worker that takes
 /// over when there is no lender any more. One thing at most is done at a time.
 pub fn check(
     workers: &mut impl Workers,
@@ -317,7 +317,7 @@ pub fn check(
         woken = woken.saturating_add(u32::from(view.is_woken()));
         workers
             .record(index)
-            .note(view.tally.oldest, room, now, tunables);
+            .note(view.backlog.oldest, room, now, tunables);
     }
     let act = dismissal(workers, default, now, woken > tunables.woken_max)
         .or_else(|| relief(workers, now, woken < tunables.woken_max))
@@ -362,7 +362,7 @@ fn heir(workers: &impl Workers, view: &View, default: WorkerId, now: u64) -> Opt
 
 /// Whether one worker could do what two do now.
 fn fit(one: &View, other: &View, tunables: &Tunables) -> bool {
-    let in_time = |view: &View| view.tally.oldest <= tunables.room_age();
+    let in_time = |view: &View| view.backlog.oldest <= tunables.room_age();
     in_time(one) && in_time(other) && one.load.saturating_add(other.load) <= tunables.park_load
 }
 
@@ -387,7 +387,7 @@ fn relief(workers: &impl Workers, now: u64, allowed: bool) -> Option<Act> {
                 && view.record.rest <= now
                 && helper(workers, view.group, now).is_some()
         })
-        .max_by_key(|(_, view)| view.tally.oldest)?;
+        .max_by_key(|(_, view)| view.backlog.oldest)?;
     let lender = match view.state {
         State::Woken { lender } => lender,
         _ => view.worker,

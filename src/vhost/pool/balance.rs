@@ -6,7 +6,7 @@
 use super::{Assigned, Employed, Pool, State, VIRTQUEUES};
 use crate::engine::abi::WorkerId;
 use crate::engine::sched::standby::{
-    self, Act, Found, Record, Split, Tally, Tunables, View, Workers,
+    self, Act, Found, Record, Split, Backlog, Tunables, View, Workers,
 };
 use crate::kern::cpu;
 use crate::kern::parameters;
@@ -24,7 +24,7 @@ pub(super) struct Standing {
     /// What is remembered from check to check.
     record: Record,
     /// What the last check found of what it serves.
-    tally: Tally,
+    backlog: Backlog,
     /// Its load at the last check, in parts per thousand.
     load: u32,
 }
@@ -113,7 +113,7 @@ impl Workers for State {
             locked: entry.locked,
             load: entry.standing.load,
             virtqueues: entry.virtqueues,
-            tally: entry.standing.tally,
+            backlog: entry.standing.backlog,
             record: entry.standing.record,
         }
     }
@@ -127,7 +127,7 @@ impl State {
     /// Looks at all workers and virtqueues.
     fn observe(&mut self, now: u64, tunables: &Tunables) {
         for entry in self.workers.iter_mut() {
-            entry.standing.tally = Tally::default();
+            entry.standing.backlog = Backlog::default();
             entry.standing.load = entry.worker.load.share(now);
         }
         let mut position = 0;
@@ -145,7 +145,7 @@ impl State {
                 }
                 if let Some(entry) = self.workers.get_mut(position) {
                     let found = assigned.found(id, now, tunables);
-                    entry.standing.tally.add(&found);
+                    entry.standing.backlog.add(&found);
                 }
             }
         }
@@ -158,7 +158,7 @@ impl State {
             self.workers[woken].worker.id,
         );
         let inbox = self.workers[woken].worker.inbox_ref();
-        let mut split = Split::new(&self.workers[congested].standing.tally);
+        let mut split = Split::new(&self.workers[congested].standing.backlog);
         let mut moved = 0;
         for assigned in self.devices.iter_mut() {
             let found = assigned.found(from, now, tunables);
