@@ -182,6 +182,22 @@ impl<'a> UserMemory<'a> {
         unsafe { shim::iocm_probe_segments(as_iovec(segments), segments.len() as u32, len) }
     }
 
+    /// Writes a field of 16 bits, `offset` bytes into `segments`.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT`.
+    pub fn write_field(&self, segments: &[Segment], offset: usize, value: u16) -> Result {
+        match segments.first() {
+            Some(first) if first.len >= offset + size_of::<u16>() => {
+                let address = first.base.wrapping_add(offset) as u64;
+                // SAFETY: A bad user address is answered with an error.
+                kernel::error::to_result(unsafe { shim::iocm_put_u16(address, value.to_le()) })
+            }
+            _ => self.copy_to_segments(segments, offset, &value.to_le_bytes()),
+        }
+    }
+
     /// Copies `data` into `segments`, from `skip` bytes on.
     ///
     /// # Errors
@@ -224,20 +240,17 @@ impl RingMem for UserMemory<'_> {
 
     #[inline]
     fn read_descriptor(&self, address: u64) -> Result<[u8; 16], RingError> {
-        let mut bytes = [0u8; 16];
-        // SAFETY: `bytes` is valid for writes of its length; a bad user address is answered with
-        // the number of bytes that were not copied.
-        let left = unsafe {
-            bindings::copy_from_user(
-                bytes.as_mut_ptr().cast(),
-                address as usize as *const kernel::ffi::c_void,
-                bytes.len(),
-            )
-        };
-        if left == 0 {
-            Ok(bytes)
-        } else {
-            Err(RingError::Fault)
+        let mut words = [0u64; 2];
+        // SAFETY: The array is valid for writes; a bad user address is answered with an error.
+        match unsafe { shim::iocm_get_descriptor(address, words.as_mut_ptr()) } {
+            0 => {
+                let [first, second] = words.map(u64::to_ne_bytes);
+                let mut bytes = [0; 16];
+                bytes[..8].copy_from_slice(&first);
+                bytes[8..].copy_from_slice(&second);
+                Ok(bytes)
+            }
+            _ => Err(RingError::Fault),
         }
     }
 

@@ -58,6 +58,7 @@ int iocm_entries_drop(struct iocm_entries *entries, struct socket *sock,
 /* user.c: user memory */
 
 bool iocm_access_ok(u64 addr, u64 len);
+int iocm_get_descriptor(u64 addr, u64 *words);
 int iocm_get_u16(u64 addr, u16 *value);
 int iocm_put_u16(u64 addr, u16 value);
 int iocm_copy_to_segments(const struct iovec *segments, unsigned int count, size_t skip,

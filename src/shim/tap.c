@@ -131,9 +131,14 @@ int iocm_socket_send(struct socket *sock, const struct iovec *segments, unsigned
 	};
 
 	iov_iter_init(&msg.msg_iter, ITER_SOURCE, segments, count, skip + len);
-	iov_iter_advance(&msg.msg_iter, skip);
+	if (skip)
+		iov_iter_advance(&msg.msg_iter, skip);
 	return READ_ONCE(sock->ops)->sendmsg(sock, &msg, len);
 }
+
+/* Bytes of the longest virtio header: that of packets in UDP tunnels. */
+#define IOCM_HEADER_MAX sizeof(struct virtio_net_hdr_v1_hash_tunnel)
+static_assert(L1_CACHE_BYTES >= IOCM_HEADER_MAX); /* NET_SKB_PAD is not less. */
 
 /*
  * A batch of frames to send. What lies in the page fragment of a frame is agreed with tun and tap:
@@ -193,7 +198,8 @@ void *iocm_frames_begin(struct iocm_frames *frames, struct socket *sock,
 		return ERR_PTR(-ENOMEM);
 
 	iov_iter_init(&from, ITER_SOURCE, segments, count, skip + len);
-	iov_iter_advance(&from, skip);
+	if (skip)
+		iov_iter_advance(&from, skip);
 	if (unlikely(copy_from_iter(buffer + pad - header_len, len, &from) != len)) {
 		page_frag_free(buffer);
 		return ERR_PTR(-EFAULT);
@@ -216,8 +222,10 @@ void iocm_frames_commit(struct iocm_frames *frames)
 {
 	struct xdp_buff *frame = &frames->frames[frames->count];
 
-	memmove(frames->buffer, frames->buffer + frames->pad - frames->header_len,
-		frames->header_len);
+	/* The longest header always fits between the two, and a constant length needs no call. */
+	if (frames->header_len)
+		memcpy(frames->buffer, frames->buffer + frames->pad - frames->header_len,
+		       IOCM_HEADER_MAX);
 	xdp_init_buff(frame, frames->size, NULL);
 	xdp_prepare_buff(frame, frames->buffer, frames->pad, frames->len - frames->header_len,
 			 true);
@@ -401,7 +409,8 @@ int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
 		entries->kept = skb_get(entry);
 
 	iov_iter_init(&msg.msg_iter, ITER_DEST, segments, count, skip + len);
-	iov_iter_advance(&msg.msg_iter, skip);
+	if (skip)
+		iov_iter_advance(&msg.msg_iter, skip);
 	received = receive(entries, sock, &msg, len);
 	/* Tun and tap do not say when they could not write the packet itself. */
 	if (received >= 0 && received == len && iov_iter_count(&msg.msg_iter))

@@ -25,6 +25,23 @@ int iocm_put_u16(u64 addr, u16 value)
 	return put_user(value, (u16 __user *)(unsigned long)addr);
 }
 
+/* Reads the 16 bytes at @addr: two loads, where copy_from_user() has a call for any length. */
+int iocm_get_descriptor(u64 addr, u64 *words)
+{
+	const u64 __user *from = (const u64 __user *)(unsigned long)addr;
+
+	if (!user_read_access_begin(from, 2 * sizeof(*from)))
+		return -EFAULT;
+	unsafe_get_user(words[0], from, fault);
+	unsafe_get_user(words[1], from + 1, fault);
+	user_read_access_end();
+	return 0;
+
+fault:
+	user_read_access_end();
+	return -EFAULT;
+}
+
 /* Copies @len bytes of @data into @segments, from @skip bytes on. */
 int iocm_copy_to_segments(const struct iovec *segments, unsigned int count, size_t skip,
 			  const void *data, size_t len)
@@ -32,7 +49,8 @@ int iocm_copy_to_segments(const struct iovec *segments, unsigned int count, size
 	struct iov_iter to;
 
 	iov_iter_init(&to, ITER_DEST, segments, count, skip + len);
-	iov_iter_advance(&to, skip);
+	if (skip)
+		iov_iter_advance(&to, skip);
 	return copy_to_iter(data, len, &to) == len ? 0 : -EFAULT;
 }
 

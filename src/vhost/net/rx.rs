@@ -203,7 +203,7 @@ impl Slice<'_, '_> {
         }
         if self.features.counts_buffers() {
             self.memory
-                .copy_to_segments(self.segments, vnet::LEGACY_LEN, &chains.to_le_bytes())?;
+                .write_field(self.segments, vnet::LEGACY_LEN, chains)?;
         }
         Ok(())
     }
