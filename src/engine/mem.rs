@@ -3,6 +3,7 @@
 //! Guest memory as the ring engine sees it.
 
 use crate::engine::error::RingError;
+use core::cell::Cell;
 
 /// A contiguous piece of a buffer in the address space of the device's owner.
 ///
@@ -73,6 +74,17 @@ pub struct Region {
     pub flags: u64,
 }
 
+impl Region {
+    /// Where `addr` is, if it lies in the region, and for how many bytes from there.
+    #[inline]
+    fn translate(&self, addr: u64) -> Option<(u64, u64)> {
+        let offset = addr.wrapping_sub(self.guest_addr);
+        // Of what lies before the region the difference has wrapped: no region that was accepted
+        // is so long.
+        (offset < self.size).then(|| (self.user_addr.wrapping_add(offset), self.size - offset))
+    }
+}
+
 /// How the regions of a sorted table lie to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -82,7 +94,7 @@ pub enum Order {
     Overlapping,
 }
 
-/// Brings `regions` into the order that [`translate`] needs.
+/// Brings `regions` into the order that [`Lookup`] needs.
 ///
 /// Returns `None`, leaving the table unusable, when a region is empty or wraps around the end of
 /// guest-physical memory. Where regions lie in the owner's address space is not looked at.
@@ -109,18 +121,56 @@ pub fn sort_regions(regions: &mut [Region]) -> Option<Order> {
     Some(order)
 }
 
-/// Looks `addr` up in a table that [`sort_regions`] accepted; see [`RingMem::translate`].
-///
-/// Where regions overlap, the one that begins first wins, and of those that begin together the one
-/// that user space gave first, as in stock vhost's interval tree.
-pub fn translate(regions: &[Region], order: Order, addr: u64) -> Result<(u64, u64), RingError> {
-    let begun = &regions[..regions.partition_point(|region| region.guest_addr <= addr)];
-    let holds = |region: &&Region| addr - region.guest_addr < region.size;
-    let region = match order {
-        Order::Disjoint => begun.last().filter(holds),
-        Order::Overlapping => begun.iter().find(holds),
-    };
-    let region = region.ok_or(RingError::Unmapped)?;
-    let offset = addr - region.guest_addr;
-    Ok((region.user_addr.wrapping_add(offset), region.size - offset))
+/// A table that [`sort_regions`] accepted, and where something was found in it last: buffers that
+/// follow each other mostly lie in the same region.
+pub struct Lookup<'a> {
+    regions: &'a [Region],
+    order: Order,
+    /// The region, or one that maps nothing: before the first, and where regions overlap, since
+    /// another one may come first there.
+    recent: Cell<Region>,
+}
+
+impl<'a> Lookup<'a> {
+    /// Looks up in `regions`, for which [`sort_regions`] returned `order`.
+    pub fn new(regions: &'a [Region], order: Order) -> Self {
+        Self {
+            regions,
+            order,
+            recent: Cell::new(Region::default()),
+        }
+    }
+
+    /// Finds `addr`; see [`RingMem::translate`].
+    ///
+    /// Where regions overlap, the one that begins first wins, and of those that begin together the
+    /// one that user space gave first, as in stock vhost's interval tree.
+    #[inline(always)]
+    pub fn translate(&self, addr: u64) -> Result<(u64, u64), RingError> {
+        match self.recent.get().translate(addr) {
+            Some(found) => Ok(found),
+            None => self.search(addr),
+        }
+    }
+
+    #[cold]
+    fn search(&self, addr: u64) -> Result<(u64, u64), RingError> {
+        let begun = self
+            .regions
+            .partition_point(|region| region.guest_addr <= addr);
+        let candidates = match self.order {
+            Order::Disjoint => begun.saturating_sub(1)..begun,
+            Order::Overlapping => 0..begun,
+        };
+        for index in candidates {
+            let region = self.regions[index];
+            if let Some(found) = region.translate(addr) {
+                if self.order == Order::Disjoint {
+                    self.recent.set(region);
+                }
+                return Ok(found);
+            }
+        }
+        Err(RingError::Unmapped)
+    }
 }

@@ -164,14 +164,17 @@ pub(super) fn as_iovec(segments: &[Segment]) -> *const bindings::iovec {
 ///
 /// The accesses may sleep, and fail rather than reach anything but user memory.
 pub struct UserMemory<'a> {
-    table: &'a MemoryTable,
+    lookup: mem::Lookup<'a>,
     _mm: &'a InMm<'a>,
 }
 
 impl<'a> UserMemory<'a> {
     /// The memory that `table` describes, in the address space that the thread is in.
     pub fn new(table: &'a MemoryTable, mm: &'a InMm<'a>) -> Self {
-        Self { table, _mm: mm }
+        Self {
+            lookup: mem::Lookup::new(&table.regions, table.order),
+            _mm: mm,
+        }
     }
 
     /// Whether the first `len` bytes of `segments` are resident and can be written now. What is in
@@ -276,6 +279,6 @@ impl RingMem for UserMemory<'_> {
 
     #[inline]
     fn translate(&self, address: u64) -> Result<(u64, u64), RingError> {
-        mem::translate(&self.table.regions, self.table.order, address)
+        self.lookup.translate(address)
     }
 }

@@ -17,7 +17,17 @@ bool iocm_access_ok(u64 addr, u64 len)
 
 int iocm_get_u16(u64 addr, u16 *value)
 {
-	return get_user(*value, (u16 __user *)(unsigned long)addr);
+	const u16 __user *from = (const u16 __user *)(unsigned long)addr;
+
+	if (!user_read_access_begin(from, sizeof(*from)))
+		return -EFAULT;
+	unsafe_get_user(*value, from, fault);
+	user_read_access_end();
+	return 0;
+
+fault:
+	user_read_access_end();
+	return -EFAULT;
 }
 
 int iocm_put_u16(u64 addr, u16 value)

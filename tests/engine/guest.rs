@@ -254,7 +254,7 @@ impl RingMem for Memory {
         // fail, and then in its own way.
         self.access(Access::Translate(addr), OWNER, 0)
             .map_err(|_| RingError::Unmapped)?;
-        mem::translate(&self.regions, self.order, addr)
+        mem::Lookup::new(&self.regions, self.order).translate(addr)
     }
 }
 

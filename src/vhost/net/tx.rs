@@ -137,7 +137,8 @@ impl Slice<'_, '_> {
                     return Ok(Fate::Done);
                 }
                 // What is in the batch comes before this packet.
-                Err(FrameError::TooLarge) => self.flush(socket, batch)?,
+                Err(FrameError::TooLarge) if batch.packets > 0 => self.flush(socket, batch)?,
+                Err(FrameError::TooLarge) => (),
             }
         }
         let more = !batching && !self.ring.is_empty(&self.memory);

@@ -351,7 +351,7 @@ impl RingMem for Memory {
     fn translate(&self, addr: u64) -> Result<(u64, u64), RingError> {
         assert!(self.work() < self.limit.get(), "work without end");
         self.translations.set(self.translations.get() + 1);
-        let found = mem::translate(&self.regions, self.order, addr);
+        let found = mem::Lookup::new(&self.regions, self.order).translate(addr);
         assert_eq!(
             found.ok(),
             self.lookup(addr),
