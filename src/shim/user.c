@@ -75,16 +75,22 @@ bool iocm_probe_segments(const struct iovec *segments, unsigned int count, size_
 		size_t left = min(segments->iov_len, len);
 
 		len -= left;
+		if (!user_write_access_begin((void __user *)addr, left))
+			return false;
 		while (left) {
 			size_t run = min(left, PAGE_SIZE - offset_in_page(addr));
 
-			if (put_user(0, (u8 __user *)addr))
-				return false;
+			unsafe_put_user(0, (u8 __user *)addr, fault);
 			addr += run;
 			left -= run;
 		}
+		user_write_access_end();
 	}
 	return !len;
+
+fault:
+	user_write_access_end();
+	return false;
 }
 
 void iocm_faults_disable(void)
