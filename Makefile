@@ -96,6 +96,15 @@ measure: setup ## run the tests that compare times and shares; the machine does 
 	@$(environment); cargo build --release --workspace
 	@scripts/vm --timeout 1800 -- env VHOST_IOCM_MEASURE=1 tests/selftests/run isolation malice fairness accounting limits
 
+.PHONY: bench bench-check
+bench: setup ## count the instructions of a packet, beside those of the kernel's vhost_net
+	@$(MAKE) --no-print-directory modules FLAVOUR=plain
+	@$(environment); cargo build --release -p vhost-iocm-bench
+	@mkdir -p build/bench
+	@scripts/vm --icount -- tests/bench/run | tee build/bench/log | target/release/bench collect build/bench/results.json
+bench-check: bench ## fail if one of them is more than 1 % above tests/bench/baseline.json
+	@target/release/bench check build/bench/results.json tests/bench/baseline.json
+
 .PHONY: fuzz
 fuzz: setup ## fuzz the ring engine for FUZZ_SECONDS
 	@tests/fuzz/run $(FUZZ_SECONDS)

@@ -46,6 +46,8 @@ struct Allocator {
     unused: [(u64, u64); REGION_STARTS.len()],
     /// The region that the next allocation prefers.
     turn: usize,
+    /// How far the next one after that is.
+    step: usize,
     /// What every allocation is rounded to, in place and in length.
     grain: u64,
 }
@@ -60,6 +62,7 @@ impl Allocator {
         Self {
             unused,
             turn: 0,
+            step: 1,
             grain: 1,
         }
     }
@@ -70,12 +73,13 @@ impl Allocator {
         for _ in 0..REGION_STARTS.len() {
             // Taking turns puts rings and buffers that belong together into different regions.
             let (start, end) = &mut self.unused[self.turn];
-            self.turn = (self.turn + 1) % REGION_STARTS.len();
             let address = start.next_multiple_of(alignment);
             if address + length <= *end {
                 *start = address + length;
+                self.turn = (self.turn + self.step) % REGION_STARTS.len();
                 return Some(address);
             }
+            self.turn = (self.turn + 1) % REGION_STARTS.len();
         }
         None
     }
@@ -113,6 +117,12 @@ impl GuestMemory {
     /// From now on, gives out only pages that nothing else lies in, so that they can be taken away alone.
     pub fn keep_pages_apart(&self) {
         self.allocator().grain = PAGE;
+    }
+
+    /// From now on, fills one region before the next one is begun, as the memory of a guest is mostly
+    /// one large region.
+    pub fn fill_regions(&self) {
+        self.allocator().step = 0;
     }
 
     /// The translation table as SET_MEM_TABLE takes it.

@@ -42,6 +42,8 @@ pub struct NicOptions {
     pub across_regions: bool,
     /// Whether every part of the rings and every buffer has pages of its own.
     pub pages_apart: bool,
+    /// Whether one region of the memory is filled before the next one is begun.
+    pub regions_filled: bool,
     /// The tap behind the card. The length of its header follows from the features.
     pub tap: TapOptions,
 }
@@ -60,6 +62,7 @@ impl Default for NicOptions {
             transmit_chains: None,
             across_regions: false,
             pages_apart: false,
+            regions_filled: false,
             tap: TapOptions::default(),
         }
     }
@@ -278,6 +281,9 @@ impl Nic {
         let memory = Arc::new(GuestMemory::new()?);
         if options.pages_apart {
             memory.keep_pages_apart();
+        }
+        if options.regions_filled {
+            memory.fill_regions();
         }
         let mut nic = Self {
             receive: Queue::new(&memory, device::RECEIVE, &options)?,

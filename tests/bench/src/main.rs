@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What serving costs, measured in the same boot for the kernel's vhost_net and for vhost_iocm.
+
+mod counts;
+mod drop_all;
+mod record;
+mod results;
+mod subject;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::subject::Subjects;
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure, and print each record as a line of JSON.
+    Measure {
+        /// The node of the kernel's vhost_net.
+        #[arg(long, default_value = "/dev/vhost-net")]
+        stock: PathBuf,
+
+        /// The node of vhost_iocm, loaded with another name.
+        #[arg(long, default_value = "/dev/vhost-iocm")]
+        ours: PathBuf,
+
+        /// Only the metrics whose name contains one of these.
+        metrics: Vec<String>,
+    },
+    /// Collect the records among the lines of the standard input into a file, and show the ratios.
+    Collect {
+        /// The file.
+        results: PathBuf,
+    },
+    /// Fail if a ratio of the results is more than 1 % above that of the baseline.
+    Check {
+        /// What was measured.
+        results: PathBuf,
+        /// What it is compared with.
+        baseline: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Measure {
+            stock,
+            ours,
+            metrics,
+        } => {
+            let subjects = Subjects::new(&stock, &ours)?;
+            for record in counts::run(&subjects, &metrics)? {
+                println!("{}", serde_json::to_string(&record)?);
+            }
+            Ok(())
+        }
+        Command::Collect { results } => results::collect(std::io::stdin().lock(), &results),
+        Command::Check { results, baseline } => results::check(&results, &baseline),
+    }
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The two modules, and the threads that serve their devices.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{ensure, Context, Result};
+use vhost_iocm_selftests::control::Control;
+use vhost_iocm_selftests::nic::{Nic, NicOptions};
+use vhost_iocm_selftests::thread::{self, Thread};
+
+/// Whose device is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Module {
+    /// The kernel's vhost_net.
+    Stock,
+    /// vhost_iocm.
+    Ours,
+}
+
+/// Both modules, loaded in the same kernel.
+pub struct Subjects {
+    stock: PathBuf,
+    ours: PathBuf,
+    control: Control,
+}
+
+/// A device with a driver, and the thread that serves it.
+pub struct Subject {
+    /// The driver.
+    pub nic: Nic,
+    /// The thread.
+    pub thread: Thread,
+}
+
+impl Subjects {
+    /// The modules whose nodes these are.
+    pub fn new(stock: &Path, ours: &Path) -> Result<Self> {
+        for node in [stock, ours] {
+            ensure!(node.exists(), "no node {}", node.display());
+        }
+        Ok(Self {
+            stock: stock.to_owned(),
+            ours: ours.to_owned(),
+            control: Control::default(),
+        })
+    }
+
+    /// Makes a device of `module`, which is not polled.
+    pub fn open(&self, module: Module, options: NicOptions) -> Result<Subject> {
+        match module {
+            Module::Stock => {
+                let nic = Nic::new(&self.stock, options)?;
+                let process = std::process::id();
+                let threads = thread::named(process, &format!("vhost-{process}"))?;
+                let [thread] = threads[..] else {
+                    anyhow::bail!("{} threads serve the device", threads.len());
+                };
+                Ok(Subject { nic, thread })
+            }
+            Module::Ours => {
+                let (nic, device) = self
+                    .control
+                    .device_made_by(|| Nic::new(&self.ours, options))?;
+                self.control.set_poll_of_device(&device, "0")?;
+                let worker = self.control.read_line(&format!("dev/{device}/worker"))?;
+                let pid = self.control.read_line(&format!("worker/{worker}/pid"))?;
+                let thread = Thread::parse(&pid).context("the worker's thread")?;
+                Ok(Subject { nic, thread })
+            }
+        }
+    }
+}
