@@ -6,7 +6,7 @@
 use super::{Assigned, Employed, Pool, State, VIRTQUEUES};
 use crate::engine::abi::WorkerId;
 use crate::engine::sched::standby::{
-    self, Act, Found, Record, Split, Backlog, Tunables, View, Workers,
+    self, Act, Backlog, Found, Record, Split, Tunables, View, Workers,
 };
 use crate::kern::cpu;
 use crate::kern::parameters;
