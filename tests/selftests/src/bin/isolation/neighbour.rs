@@ -60,6 +60,9 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
         move || {
             // So long that it is still being polled when the ring goes.
             let _idle = Parameter::set_time("poll_idle_us", Duration::from_secs(10))?;
+            // Each of these looks changes the address space twice, after which an emulated processor has
+            // to learn all of its translations again.
+            let _recheck = Parameter::set_time("poll_recheck_us", Duration::from_millis(50))?;
             let make = || Stalled::new(&options.node, control, Part::Available);
             unharmed(options, control, make, "1", stall)
         },
@@ -79,6 +82,11 @@ fn unharmed(
         let mut neighbour = Probe::new(&options.node)?;
         let mut stalled = make()?;
         control.set_poll_of_device(&stalled.device, poll)?;
+        if poll != "0" {
+            // It is polled from its first work on, and what the worker's looks take is no matter of the
+            // stall: the neighbour is beside a polled device before as well.
+            stalled.be_polled(control)?;
+        }
         let on = control.read_list(&format!("worker/{worker}/dev_list"))?;
         ensure!(on.len() == 2, "{worker} serves {on:?}, not two devices");
         let _first = cpu::run_first()?;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Context, Result};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
-use vhost_iocm_selftests::control::Control;
+use vhost_iocm_selftests::control::{virtqueue, Control};
+use vhost_iocm_selftests::device::RECEIVE;
 use vhost_iocm_selftests::frame::{self, Account};
 use vhost_iocm_selftests::options::Flavour;
 use vhost_iocm_selftests::process::{receive_fd, Owner, Part, STALLED_FRAMES, STALLED_STREAM};
@@ -99,6 +100,15 @@ impl Stalled {
         let fault = faults.expect()?;
         self.faults = Some(faults);
         self.expect_home(fault)
+    }
+
+    /// Gives the device, which is idle, a frame to receive, and waits until it is polled for it.
+    pub fn be_polled(&mut self, control: &Control) -> Result<()> {
+        self.send_some(1)?;
+        let status = format!("vq/{}/status", virtqueue(&self.device, RECEIVE));
+        wait::until("the idle device to be polled", || {
+            Ok(control.read_counter(&status, "polls")? > 0)
+        })
     }
 
     /// Whether it is the tap that has no room, rather than memory that is missing.
