@@ -72,6 +72,12 @@ pub fn worker_priority() -> u32 {
     unsafe { shim::iocm_worker_priority() }
 }
 
+/// The most regions of a memory table.
+pub fn regions_max() -> u32 {
+    // SAFETY: The function reads a parameter.
+    unsafe { shim::iocm_max_mem_regions() }
+}
+
 /// The time, in nanoseconds, for which a pinned page is relied on.
 pub fn poll_recheck() -> u64 {
     // SAFETY: The function reads a parameter.

@@ -57,6 +57,9 @@ enum iocm_poll_mode iocm_poll_mode(void)
 
 /* A number between two bounds. */
 #define UINT_PARAMETER(_name, _default, _min, _max, _description)				\
+	UINT_PARAMETER_MODE(_name, _default, _min, _max, 0644, _description)
+
+#define UINT_PARAMETER_MODE(_name, _default, _min, _max, _mode, _description)			\
 static unsigned int _name = _default;								\
 static int _name##_set(const char *text, const struct kernel_param *param)			\
 {												\
@@ -66,7 +69,7 @@ static const struct kernel_param_ops _name##_ops = {						\
 	.set = _name##_set,									\
 	.get = param_get_uint,									\
 };												\
-module_param_cb(_name, &_name##_ops, &_name, 0644);						\
+module_param_cb(_name, &_name##_ops, &_name, _mode);						\
 MODULE_PARM_DESC(_name, _description);								\
 unsigned int iocm_##_name(void)									\
 {												\
@@ -91,6 +94,9 @@ UINT_PARAMETER(park_after_us, 100000, 1000, 60000000,
 	       "for so long, in microseconds, 1000 to 60000000 (default: 100000)")
 UINT_PARAMETER(max_woken, 1024, 0, 1024,
 	       "workers that may be woken at once, 0 to 1024; 0 wakes none (default: 1024)")
+/* Of the same names as stock vhost's, which cannot be changed while it is loaded either. */
+UINT_PARAMETER_MODE(max_mem_regions, 64, 1, 1024, 0444,
+		    "regions that a memory table may have, 1 to 1024 (default: 64)")
 UINT_PARAMETER(worker_priority, 0, 0, MAX_RT_PRIO - 1,
 	       "real-time priority of new workers, 1 to 99, or 0 for none (default: 0)")
 

@@ -12,6 +12,7 @@ use crate::kern::eventfd::{EventFd, FileRef};
 use crate::kern::home::Home;
 use crate::kern::inbox::Inbox;
 use crate::kern::mm::OwnerMm;
+use crate::kern::parameters;
 use crate::kern::process::Process;
 use crate::kern::served::{Hold, Served};
 use crate::kern::snapshot::Snapshot;
@@ -27,10 +28,6 @@ use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 
 /// Virtqueues of a device: one receives, one transmits. More queues are more devices.
 pub const VIRTQUEUES: usize = 2;
-
-/// Regions that a memory table may have; stock vhost's default for `max_mem_regions`, which QEMU
-/// and others assume when they find no such parameter.
-const REGIONS_MAX: u32 = 64;
 
 /// Bytes of a message of the device IOTLB, `struct vhost_msg`.
 const MESSAGE_SIZE: usize = 72;
@@ -266,7 +263,7 @@ impl Device {
         if head.padding != 0 {
             return Err(eopnotsupp());
         }
-        if head.nregions > REGIONS_MAX {
+        if head.nregions > parameters::regions_max() {
             return Err(E2BIG);
         }
         let regions = argument.offset(size_of::<MemoryHead>());
