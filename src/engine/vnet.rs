@@ -7,6 +7,10 @@ pub const LEGACY_LEN: usize = 10;
 /// Bytes of the header with `num_buffers`.
 pub const LEN: usize = 12;
 
+/// Bytes of the header with what UDP tunnels need: after `num_buffers` come a hash report and the
+/// offsets of the outer headers.
+pub const TUNNEL_LEN: usize = 24;
+
 /// In `flags`: the checksum is left to the device.
 const NEEDS_CSUM: u8 = 1;
 

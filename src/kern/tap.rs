@@ -174,7 +174,7 @@ impl Frames {
     }
 
     /// Copies `len` bytes of `segments` of `memory`, from `skip` bytes on, into the batch for
-    /// `socket`. The first `header_len` of them are the virtio header, which is 0, 10 or 12.
+    /// `socket`. The first `header_len` of them are the virtio header, which is 0, 10, 12 or 24.
     pub fn add(
         &mut self,
         socket: &Socket,

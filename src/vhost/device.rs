@@ -249,11 +249,7 @@ impl Device {
         let features = Features::new(words).ok_or_else(eopnotsupp)?;
         let _setup = self.setup.lock();
         for index in 0..VIRTQUEUES {
-            let mut queue = self.hold(index);
-            queue.features = features;
-            queue
-                .ring
-                .set_features(features.event_idx(), features.notify_on_empty());
+            self.hold(index).set_features(features);
         }
         Ok(())
     }

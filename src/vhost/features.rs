@@ -2,8 +2,7 @@
 
 //! Which features the device offers, and what they mean for packets.
 //!
-//! Dirty logging (26), the device IOTLB (33), in-order use (35) and UDP tunnels (65, 67), which
-//! stock vhost-net has, are not offered yet.
+//! Dirty logging (26) and the device IOTLB (33), which stock vhost-net has, are not offered yet.
 
 use crate::engine::vnet;
 
@@ -15,8 +14,14 @@ const VIRTIO_NET_HDR: u32 = 27;
 const INDIRECT_DESC: u32 = 28;
 const EVENT_IDX: u32 = 29;
 const VERSION_1: u32 = 32;
+const IN_ORDER: u32 = 35;
 /// Resetting a virtqueue needs nothing from the kernel: user space stops it and starts it again.
 const RING_RESET: u32 = 40;
+
+// In the second word. What UDP tunnels need is done by driver and tap: here they change the length
+// of the header only.
+const GUEST_UDP_TUNNEL_GSO: u32 = 65 - 64;
+const HOST_UDP_TUNNEL_GSO: u32 = 67 - 64;
 
 /// The words of features that are known: 0 to 63 and 64 to 127.
 pub const WORDS: usize = 2;
@@ -29,8 +34,9 @@ pub const OFFERED: [u64; WORDS] = [
         | 1 << INDIRECT_DESC
         | 1 << EVENT_IDX
         | 1 << VERSION_1
+        | 1 << IN_ORDER
         | 1 << RING_RESET,
-    0,
+    1 << GUEST_UDP_TUNNEL_GSO | 1 << HOST_UDP_TUNNEL_GSO,
 ];
 
 /// The backend features that are offered: none, as they all concern the device IOTLB.
@@ -69,6 +75,16 @@ impl Features {
         self.has(NOTIFY_ON_EMPTY)
     }
 
+    /// Buffers are used in the order in which they were made available, and one element of the used
+    /// ring stands for several of them.
+    pub fn in_order(&self) -> bool {
+        self.has(IN_ORDER)
+    }
+
+    fn tunnels(&self) -> bool {
+        self.0[1] != 0
+    }
+
     /// The header of a received packet counts its buffers.
     pub fn counts_buffers(&self) -> bool {
         self.mergeable() || self.has(VERSION_1)
@@ -93,7 +109,9 @@ impl Features {
     }
 
     fn header_len(&self) -> usize {
-        if self.counts_buffers() {
+        if self.tunnels() {
+            vnet::TUNNEL_LEN
+        } else if self.counts_buffers() {
             vnet::LEN
         } else {
             vnet::LEGACY_LEN

@@ -181,6 +181,15 @@ impl Virtqueue {
         )
     }
 
+    /// Which way its packets go.
+    pub fn direction(&self) -> Direction {
+        if self.id.index == 0 {
+            Direction::Receive
+        } else {
+            Direction::Transmit
+        }
+    }
+
     /// When the virtqueue is polled.
     pub fn mode(&self) -> Mode {
         const NEVER: u64 = Mode::Never as u64;
@@ -387,6 +396,9 @@ pub struct Buffers {
     pub segments: KVVec<Segment>,
     /// Chains that wait to be given back, [`HEADS_MAX`] of them.
     pub heads: KVVec<UsedElem>,
+    /// For drivers that know that buffers are used in order: how many chains each of `heads` stands
+    /// for, when packets are received.
+    pub chains: KVVec<u16>,
     /// How many of `heads` wait. None do between slices, unless the used ring could not be written.
     pub waiting: usize,
     /// Frames that wait to be sent.
@@ -403,6 +415,7 @@ impl Buffers {
         Ok(Self {
             segments: KVVec::from_elem(Segment::default(), SEGMENTS_MAX, GFP_KERNEL)?,
             heads: KVVec::from_elem(UsedElem::default(), HEADS_MAX, GFP_KERNEL)?,
+            chains: KVVec::from_elem(0, HEADS_MAX, GFP_KERNEL)?,
             waiting: 0,
             frames: Frames::new()?,
         })
@@ -454,12 +467,28 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Takes the backend away, and forgets the chains that could not be given back: what they mean
-    /// ends with the ring.
-    pub fn take_backend(&mut self) -> Option<Backend> {
+    /// Sets the features that count from the next slice on.
+    pub fn set_features(&mut self, features: Features) {
+        if features.in_order() != self.features.in_order() {
+            // What waits to be given back was put together for the other kind of used ring. A
+            // driver that works does not renegotiate while its buffers are in use.
+            self.forget_waiting();
+        }
+        self.features = features;
+        self.ring
+            .set_features(features.event_idx(), features.notify_on_empty());
+    }
+
+    fn forget_waiting(&mut self) {
         if let Some(buffers) = &mut self.buffers {
             buffers.waiting = 0;
         }
+    }
+
+    /// Takes the backend away, and forgets the chains that could not be given back: what they mean
+    /// ends with the ring.
+    pub fn take_backend(&mut self) -> Option<Backend> {
+        self.forget_waiting();
         self.backend.take()
     }
 

@@ -70,6 +70,50 @@ fn a_batch_goes_on_at_the_start_of_the_ring() {
 }
 
 #[test]
+fn an_element_of_a_batch_in_order_lies_in_the_slot_of_its_first_chain() {
+    let mut guest = Guest::new(8).starting_at(6);
+    let elems = [elem(20, 1), elem(21, 2), elem(22, 3)];
+    guest
+        .ring
+        .push_used_in_order(&guest.mem, &elems, &[1, 4, 2])
+        .unwrap();
+    assert_eq!(
+        guest.mem.accesses(),
+        [
+            Access::WriteUsed(guest.layout.used + 4 + 8 * 6, 1),
+            Access::WriteUsed(guest.layout.used + 4 + 8 * 7, 1),
+            Access::WriteUsed(guest.layout.used + 4 + 8 * 3, 1),
+            Access::WriteU16(guest.layout.used + 2, 13),
+        ]
+    );
+    assert_eq!(guest.used_elem(6), elem(20, 1));
+    assert_eq!(guest.used_elem(7), elem(21, 2));
+    assert_eq!(guest.used_elem(3), elem(22, 3));
+}
+
+#[test]
+fn batches_in_order_that_cannot_be_written_may_be_given_back_again() {
+    let mut guest = Guest::new(4);
+    let used = guest.layout.used;
+    guest.mem.break_range(used + 4 + 8 * 2..used + 4 + 8 * 3);
+    let elems = [elem(1, 0), elem(2, 0)];
+    let chains = [2, 1];
+    assert_eq!(
+        guest.ring.push_used_in_order(&guest.mem, &elems, &chains),
+        Err(RingError::Fault)
+    );
+    assert_eq!(guest.used_idx(), 0);
+    guest.mem.repair();
+    guest
+        .ring
+        .push_used_in_order(&guest.mem, &elems, &chains)
+        .unwrap();
+    assert_eq!(guest.used_idx(), 3);
+    assert_eq!(guest.used_elem(0), elem(1, 0));
+    assert_eq!(guest.used_elem(2), elem(2, 0));
+}
+
+#[test]
 fn more_elements_than_slots_go_around_more_than_once_inside_the_ring() {
     for num in [1, 2, 4] {
         let mut guest = Guest::new(num).starting_at(1);

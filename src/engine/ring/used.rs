@@ -15,13 +15,51 @@ impl Ring {
     /// [`RingError::Fault`] when the used ring cannot be written. Nothing is given back then, so
     /// the same elements may be pushed again.
     pub fn push_used<M: RingMem>(&mut self, mem: &M, elems: &[UsedElem]) -> Result<(), RingError> {
+        self.all_or_nothing(|ring| ring.write_used(mem, elems))
+    }
+
+    /// Gives batches of chains back with one element each, as a driver that knows that buffers are
+    /// used in order expects it (2.7.9): `elems` name the last chain of each batch and what was
+    /// written into it, `chains` says how many there are in it. An element lies in the slot of its
+    /// batch's first chain, and the slots of the others are left as they are.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Ring::push_used`].
+    pub fn push_used_in_order<M: RingMem>(
+        &mut self,
+        mem: &M,
+        elems: &[UsedElem],
+        chains: &[u16],
+    ) -> Result<(), RingError> {
+        self.all_or_nothing(|ring| ring.write_batches(mem, elems, chains))
+    }
+
+    fn all_or_nothing(
+        &mut self,
+        write: impl FnOnce(&mut Self) -> Result<(), RingError>,
+    ) -> Result<(), RingError> {
         let before = (self.next_used, self.signalled);
-        let result = self.write_used(mem, elems);
+        let result = write(self);
         if result.is_err() {
             // What was written lies behind the published index, where nobody looks.
             (self.next_used, self.signalled) = before;
         }
         result
+    }
+
+    fn write_batches<M: RingMem>(
+        &mut self,
+        mem: &M,
+        elems: &[UsedElem],
+        chains: &[u16],
+    ) -> Result<(), RingError> {
+        for (elem, count) in elems.iter().zip(chains) {
+            let slot = self.slot(self.next_used);
+            mem.write_used(self.layout.used_entry(slot), core::slice::from_ref(elem))?;
+            self.advance_used(*count);
+        }
+        self.publish_used(mem)
     }
 
     fn write_used<M: RingMem>(&mut self, mem: &M, elems: &[UsedElem]) -> Result<(), RingError> {
@@ -36,6 +74,10 @@ impl Ring {
             self.advance_used(room as u16);
             rest = later;
         }
+        self.publish_used(mem)
+    }
+
+    fn publish_used<M: RingMem>(&self, mem: &M) -> Result<(), RingError> {
         // Pairs with the driver's read barrier between the used index and the elements it covers
         // (2.7.14): an element must not become visible after the index.
         atomics::smp_wmb();

@@ -6,7 +6,7 @@ mod rx;
 mod tx;
 
 use super::features::Features;
-use super::virtqueue::{End, Queue, Virtqueue};
+use super::virtqueue::{Direction, End, Queue, Virtqueue};
 use crate::engine::error::RingError;
 use crate::engine::mem::{Segment, UsedElem};
 use crate::engine::ring::Ring;
@@ -69,6 +69,8 @@ struct Slice<'a, 'b> {
     call: Option<&'a EventFd>,
     segments: &'a mut [Segment],
     heads: &'a mut [UsedElem],
+    /// How many chains each of `heads` stands for, when packets are received in order.
+    chains: &'a mut [u16],
     /// How many of `heads` wait to be given back.
     waiting: &'a mut usize,
     frames: &'a mut Frames,
@@ -84,8 +86,7 @@ impl Slice<'_, '_> {
         if *self.waiting == 0 {
             return Ok(());
         }
-        let heads = &self.heads[..*self.waiting];
-        self.ring.push_used(&self.memory, heads)?;
+        self.push_waiting()?;
         *self.waiting = 0;
         if let Some(call) = self.call {
             let sent = self.ring.needs_interrupt(&self.memory);
@@ -96,6 +97,20 @@ impl Slice<'_, '_> {
             trace::interrupt(self.virtqueue.id, sent);
         }
         Ok(())
+    }
+
+    fn push_waiting(&mut self) -> Result<(), RingError> {
+        let count = *self.waiting;
+        let heads = &self.heads[..count];
+        if !self.features.in_order() {
+            return self.ring.push_used(&self.memory, heads);
+        }
+        let (heads, chains) = match self.virtqueue.direction() {
+            Direction::Receive => (heads, &self.chains[..count]),
+            // Nothing is written into them, so one element does for all.
+            Direction::Transmit => (&heads[count - 1..], &[count as u16][..]),
+        };
+        self.ring.push_used_in_order(&self.memory, heads, chains)
     }
 
     /// Says what to do now that the ring has nothing: the driver is asked to notify, unless somebody
@@ -143,6 +158,7 @@ pub fn serve(
         call: queue.call.as_ref(),
         segments: &mut buffers.segments,
         heads: &mut buffers.heads,
+        chains: &mut buffers.chains,
         waiting: &mut buffers.waiting,
         frames: &mut buffers.frames,
         batches: &mut queue.batches,

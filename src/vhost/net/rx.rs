@@ -56,7 +56,7 @@ impl Slice<'_, '_> {
                 Room::Enough { chains, segments } => {
                     match self.receive_packet(receiver, chains, segments, from_socket)? {
                         Received::Whole => {
-                            *self.waiting += usize::from(chains);
+                            self.complete(chains);
                             self.tally.packets += 1;
                             self.tally.bytes += packet as u64;
                         }
@@ -126,6 +126,19 @@ impl Slice<'_, '_> {
         // The buffers cannot be written even by who may wait for them.
         receiver.complete();
         Ok(Received::Fault)
+    }
+
+    /// Lets the `chains` that the packet fills wait to be given back.
+    fn complete(&mut self, chains: u16) {
+        let first = *self.waiting;
+        if self.features.in_order() {
+            // All but the last are full, so one element says everything.
+            self.heads[first] = self.heads[first + usize::from(chains) - 1];
+            self.chains[first] = chains;
+            *self.waiting += 1;
+        } else {
+            *self.waiting += usize::from(chains);
+        }
     }
 
     /// Takes buffers for `needed` bytes. An error leaves all of them in the ring.

@@ -46,6 +46,10 @@ pub const IN_ORDER: u64 = 1 << 35;
 /// Feature: a single virtqueue may be reset.
 pub const RING_RESET: u64 = 1 << 40;
 
+/// Features from number 64 on: segmentation of packets in UDP tunnels, from the host and from the
+/// guest (VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO, VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO).
+pub const UDP_TUNNELS: u64 = 1 << (65 - 64) | 1 << (67 - 64);
+
 /// Features that vhost_iocm offers.
 pub const FEATURES: u64 = MRG_RXBUF
     | NOTIFY_ON_EMPTY
@@ -53,9 +57,12 @@ pub const FEATURES: u64 = MRG_RXBUF
     | INDIRECT_DESC
     | EVENT_IDX
     | VERSION_1
+    | IN_ORDER
     | RING_RESET;
+/// Features from number 64 on that both offer.
+pub const HIGH_FEATURES: u64 = UDP_TUNNELS;
 /// Features that Linux 7.2's vhost_net offers.
-pub const STOCK_FEATURES: u64 = FEATURES | LOG_ALL | ACCESS_PLATFORM | IN_ORDER;
+pub const STOCK_FEATURES: u64 = FEATURES | LOG_ALL | ACCESS_PLATFORM;
 
 /// Numbers of requests that the bindings lack, named as in the kernel's headers.
 #[expect(missing_docs, reason = "the macros take no documentation")]
@@ -157,6 +164,12 @@ impl Device {
     /// Acknowledges features.
     pub fn set_features(&self, features: u64) -> Result<(), Errno> {
         self.set(VHOST_SET_FEATURES(), &features)
+    }
+
+    /// Acknowledges features by words of 64.
+    pub fn set_features_array(&self, words: &[u64; 2]) -> Result<(), Errno> {
+        let [low, high] = *words;
+        self.set(request::VHOST_SET_FEATURES_ARRAY(), &[2, low, high])
     }
 
     /// Sets the translation from guest-physical to host-virtual addresses.

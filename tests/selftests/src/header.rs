@@ -10,6 +10,9 @@ pub const LEGACY_LENGTH: usize = 10;
 /// Length of the header with mergeable buffers or VERSION_1.
 pub const MODERN_LENGTH: usize = 12;
 
+/// Length of the header with what UDP tunnels need.
+pub const TUNNEL_LENGTH: usize = 24;
+
 /// The header's fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetHeader {

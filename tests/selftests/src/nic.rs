@@ -10,8 +10,10 @@ use vhost::vhost_kern::vhost_binding::vhost_vring_addr;
 use vm_memory::{Address, GuestAddress};
 use vmm_sys_util::eventfd::{EventFd, EFD_CLOEXEC, EFD_NONBLOCK};
 
-use crate::device::{self, Device, DEVICE_HEADER, EVENT_IDX, MRG_RXBUF, VERSION_1};
-use crate::header::{NetHeader, LEGACY_LENGTH, MODERN_LENGTH};
+use crate::device::{
+    self, Device, DEVICE_HEADER, EVENT_IDX, IN_ORDER, MRG_RXBUF, UDP_TUNNELS, VERSION_1,
+};
+use crate::header::{NetHeader, LEGACY_LENGTH, MODERN_LENGTH, TUNNEL_LENGTH};
 use crate::memory::GuestMemory;
 use crate::ring::{Chaining, Segment, SplitRing};
 use crate::tap::{Tap, TapOptions};
@@ -22,6 +24,8 @@ use crate::wait;
 pub struct NicOptions {
     /// Features that the driver acknowledges.
     pub features: u64,
+    /// Those of them from number 64 on.
+    pub high_features: u64,
     /// Descriptors of each ring.
     pub ring_size: u16,
     /// Layout of the chains of both rings.
@@ -52,6 +56,7 @@ impl Default for NicOptions {
     fn default() -> Self {
         Self {
             features: VERSION_1 | MRG_RXBUF | EVENT_IDX,
+            high_features: 0,
             ring_size: 256,
             chaining: Chaining::Direct,
             segments: 2,
@@ -76,7 +81,9 @@ impl NicOptions {
 
     /// Length of the header before every packet.
     pub fn header_length(&self) -> usize {
-        if self.modern_header() {
+        if self.high_features & UDP_TUNNELS != 0 {
+            TUNNEL_LENGTH
+        } else if self.modern_header() {
             MODERN_LENGTH
         } else {
             LEGACY_LENGTH
@@ -130,6 +137,11 @@ impl Queue {
             event_index,
             options.start,
         )?;
+        let ring = if options.features & IN_ORDER != 0 {
+            ring.in_order()
+        } else {
+            ring
+        };
         Ok(Self {
             index,
             ring,
@@ -333,9 +345,15 @@ impl Nic {
                 .set_error(queue.index, Some(&queue.error))
                 .context("SET_VRING_ERR")?;
         }
-        device
-            .set_features(self.options.features)
-            .context("SET_FEATURES")?;
+        if self.options.high_features == 0 {
+            device
+                .set_features(self.options.features)
+                .context("SET_FEATURES")?;
+        } else {
+            device
+                .set_features_array(&[self.options.features, self.options.high_features])
+                .context("SET_FEATURES_ARRAY")?;
+        }
         device
             .set_memory_table(&self.memory.table()?)
             .context("SET_MEM_TABLE")?;
@@ -407,7 +425,8 @@ impl Nic {
         let Some(buffer) = self.transmit.spare.pop() else {
             return Ok(false);
         };
-        let head = header.encode(self.options.modern_header());
+        let mut head = header.encode(self.options.modern_header());
+        head.resize(self.options.header_length(), 0);
         let length = packet.len() as u32;
         ensure!(
             length <= buffer.length,

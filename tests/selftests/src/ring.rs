@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The driver's side of a split virtqueue.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use anyhow::{bail, ensure, Context, Result};
@@ -183,6 +184,12 @@ pub struct SplitRing {
     published: u16,
     /// The used index up to which chains were taken back.
     next_used: u16,
+    /// With buffers used in order, the heads in flight, and of the batch that is being taken back
+    /// the last head and the bytes written into it.
+    order: Option<VecDeque<u16>>,
+    batch: Option<Used>,
+    /// For each head in flight, the bytes that the device may write.
+    writable: Vec<u32>,
 }
 
 /// Whether the step from `old` to `new` passes the event index: the formula of the specification.
@@ -208,9 +215,18 @@ impl SplitRing {
             next_available: 0,
             published: 0,
             next_used: 0,
+            order: None,
+            batch: None,
+            writable: vec![0; size.into()],
         };
         ring.restart(start)?;
         Ok(ring)
+    }
+
+    /// Lets the device give chains back in order, and several with one element.
+    pub fn in_order(mut self) -> Self {
+        self.order = Some(VecDeque::new());
+        self
     }
 
     /// Forgets every chain and starts over at this index. The device must not be serving the ring.
@@ -220,6 +236,10 @@ impl SplitRing {
         self.next_available = start;
         self.published = start;
         self.next_used = start;
+        self.batch = None;
+        if let Some(order) = &mut self.order {
+            order.clear();
+        }
         for field in [
             self.layout.available_flags(),
             self.layout.used_flags(),
@@ -297,6 +317,11 @@ impl SplitRing {
         let head = chain[0];
         self.write_available_entry(self.next_available, head)?;
         self.next_available = self.next_available.wrapping_add(1);
+        if let Some(order) = &mut self.order {
+            order.push_back(head);
+        }
+        let writable = segments.iter().filter(|segment| segment.writable);
+        self.writable[usize::from(head)] = writable.map(|segment| segment.length).sum();
         self.chains[usize::from(head)] = Some(chain);
         Ok(Some(head))
     }
@@ -364,8 +389,10 @@ impl SplitRing {
             ready <= outstanding,
             "used index {index} gives back {ready} chains where {outstanding} are in flight"
         );
-        let element: UsedElement = self.memory.read(self.layout.used_entry(self.next_used))?;
-        let id = u32::from_le(element.id);
+        let (id, length) = match self.next_in_order()? {
+            Some(used) => (u32::from(used.head), used.length),
+            None => self.used_element()?,
+        };
         let chain = usize::try_from(id)
             .ok()
             .and_then(|id| self.chains.get_mut(id))
@@ -380,8 +407,36 @@ impl SplitRing {
         self.next_used = self.next_used.wrapping_add(1);
         Ok(Some(Used {
             head: id as u16,
-            length: u32::from_le(element.length),
+            length,
         }))
+    }
+
+    /// The element at the next used index: a head and the bytes written.
+    fn used_element(&self) -> Result<(u32, u32)> {
+        let element: UsedElement = self.memory.read(self.layout.used_entry(self.next_used))?;
+        Ok((u32::from_le(element.id), u32::from_le(element.length)))
+    }
+
+    /// With buffers used in order, the next chain of the batch, all of which but the last are full.
+    fn next_in_order(&mut self) -> Result<Option<Used>> {
+        let Some(order) = &mut self.order else {
+            return Ok(None);
+        };
+        let head = order.pop_front().context("no chain is in flight")?;
+        let last = match self.batch.take() {
+            Some(last) => last,
+            None => {
+                let (id, length) = self.used_element()?;
+                let head = u16::try_from(id).with_context(|| format!("head {id}"))?;
+                Used { head, length }
+            }
+        };
+        if head == last.head {
+            return Ok(Some(last));
+        }
+        self.batch = Some(last);
+        let length = self.writable[usize::from(head)];
+        Ok(Some(Used { head, length }))
     }
 
     /// Asks for a call at the next used chain, and returns whether one is there already.

@@ -3,7 +3,10 @@
 
 use anyhow::{ensure, Result};
 use vhost_iocm_selftests::control::Control;
-use vhost_iocm_selftests::device::{DEVICE_HEADER, EVENT_IDX, INDIRECT_DESC, MRG_RXBUF, VERSION_1};
+use vhost_iocm_selftests::device::{
+    DEVICE_HEADER, EVENT_IDX, INDIRECT_DESC, IN_ORDER, MRG_RXBUF, RECEIVE, TRANSMIT, UDP_TUNNELS,
+    VERSION_1,
+};
 use vhost_iocm_selftests::frame;
 use vhost_iocm_selftests::ktap::Suite;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
@@ -57,6 +60,76 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
             exchange(options, nic, Direction::Both, frames)
         },
     );
+
+    for (name, features) in [
+        ("with event index", VERSION_1 | MRG_RXBUF | EVENT_IDX),
+        ("with flags", VERSION_1 | MRG_RXBUF),
+        ("with single buffers", VERSION_1 | EVENT_IDX),
+    ] {
+        suite.case(
+            format!("two-way traffic with buffers used in order, {name}"),
+            move || {
+                for chaining in [Chaining::Direct, Chaining::Indirect] {
+                    let nic = NicOptions {
+                        features: features | IN_ORDER | INDIRECT_DESC,
+                        chaining,
+                        segments: 3,
+                        // Where a packet may have several buffers it has.
+                        receive_length: if features & MRG_RXBUF != 0 { 300 } else { 2048 },
+                        ..NicOptions::default()
+                    };
+                    exchange(options, nic, Direction::Both, frames)?;
+                }
+                Ok(())
+            },
+        );
+    }
+
+    suite.case(
+        "buffers are used in order also after a ring was stopped and started",
+        move || {
+            let nic = NicOptions {
+                features: VERSION_1 | MRG_RXBUF | EVENT_IDX | IN_ORDER,
+                // Chains of several descriptors: entries of the available ring and descriptors
+                // are not numbered alike.
+                segments: 3,
+                receive_length: 300,
+                ..NicOptions::default()
+            };
+            let mut nic = Nic::new(&options.node, nic)?;
+            for _ in 0..3 {
+                Traffic::new(&mut nic, Direction::Both)?.run(37)?;
+                nic.stop()?;
+                for index in [RECEIVE, TRANSMIT] {
+                    let base = nic.device.base(index)?;
+                    nic.device.set_base(index, base)?;
+                }
+                nic.start()?;
+            }
+            Ok(())
+        },
+    );
+
+    for (name, device_header) in [("socket", 0), ("device", DEVICE_HEADER)] {
+        for mergeable in [MRG_RXBUF, 0] {
+            let kind = if mergeable == 0 {
+                "single"
+            } else {
+                "mergeable"
+            };
+            suite.case(
+                format!("two-way traffic with tunnel headers of the {name} and {kind} buffers"),
+                move || {
+                    let nic = NicOptions {
+                        features: VERSION_1 | EVENT_IDX | mergeable | device_header,
+                        high_features: UDP_TUNNELS,
+                        ..NicOptions::default()
+                    };
+                    exchange(options, nic, Direction::Both, frames)
+                },
+            );
+        }
+    }
 
     suite.case(
         "indirect descriptors work without being acknowledged",

@@ -237,38 +237,26 @@ fn rows() -> Vec<Row> {
                 backend,
             )
         },
-        Row {
-            served: false,
-            ..anybody(
-                "VHOST_GET_BACKEND_FEATURES",
-                binding::VHOST_GET_BACKEND_FEATURES(),
-                |_| vec![0, 0],
-            )
-        },
-        Row {
-            served: false,
-            ..anybody(
-                "VHOST_SET_BACKEND_FEATURES",
-                binding::VHOST_SET_BACKEND_FEATURES(),
-                |_| vec![0, 0],
-            )
-        },
-        Row {
-            served: false,
-            ..anybody(
-                "VHOST_GET_FEATURES_ARRAY",
-                request::VHOST_GET_FEATURES_ARRAY(),
-                |_| vec![2, 0, 0, 0, 0, 0],
-            )
-        },
-        Row {
-            served: false,
-            ..anybody(
-                "VHOST_SET_FEATURES_ARRAY",
-                request::VHOST_SET_FEATURES_ARRAY(),
-                |_| vec![2, 0, 0, 0, 0, 0],
-            )
-        },
+        anybody(
+            "VHOST_GET_BACKEND_FEATURES",
+            binding::VHOST_GET_BACKEND_FEATURES(),
+            |_| vec![0, 0],
+        ),
+        anybody(
+            "VHOST_SET_BACKEND_FEATURES",
+            binding::VHOST_SET_BACKEND_FEATURES(),
+            |_| vec![0, 0],
+        ),
+        anybody(
+            "VHOST_GET_FEATURES_ARRAY",
+            request::VHOST_GET_FEATURES_ARRAY(),
+            |_| vec![2, 0, 0, 0, 0, 0],
+        ),
+        anybody(
+            "VHOST_SET_FEATURES_ARRAY",
+            request::VHOST_SET_FEATURES_ARRAY(),
+            |_| vec![2, 0, 0, 0, 0, 0],
+        ),
         Row {
             served: false,
             ..row("VHOST_SET_LOG_BASE", binding::VHOST_SET_LOG_BASE(), |_| {
@@ -281,26 +269,23 @@ fn rows() -> Vec<Row> {
                 vec![u32::MAX]
             })
         },
-        Row {
-            served: false,
-            ..vring(
-                "VHOST_SET_VRING_BUSYLOOP_TIMEOUT",
-                request::VHOST_SET_VRING_BUSYLOOP_TIMEOUT(),
-                base,
-            )
-        },
-        Row {
-            served: false,
-            ..vring(
-                "VHOST_GET_VRING_BUSYLOOP_TIMEOUT",
-                request::VHOST_GET_VRING_BUSYLOOP_TIMEOUT(),
-                base,
-            )
-        },
+        vring(
+            "VHOST_SET_VRING_BUSYLOOP_TIMEOUT",
+            request::VHOST_SET_VRING_BUSYLOOP_TIMEOUT(),
+            base,
+        ),
+        vring(
+            "VHOST_GET_VRING_BUSYLOOP_TIMEOUT",
+            request::VHOST_GET_VRING_BUSYLOOP_TIMEOUT(),
+            base,
+        ),
         unknown("VHOST_NEW_WORKER", 0x8004_af08),
         unknown("VHOST_FREE_WORKER", 0x4004_af09),
         unknown("VHOST_ATTACH_VRING_WORKER", 0x4008_af15),
         unknown("VHOST_GET_VRING_WORKER", 0xc008_af16),
+        // Kernels without VHOST_ENABLE_FORK_OWNER_CONTROL do not know these.
+        unknown("VHOST_SET_FORK_FROM_OWNER", 0x4001_af84),
+        unknown("VHOST_GET_FORK_FROM_OWNER", 0x8001_af85),
         unknown("VHOST_VSOCK_SET_GUEST_CID", 0x4008_af60),
         unknown("an unknown request", 0x4008_aff0),
         unknown("a request of another driver", 0x5401),
