@@ -2,6 +2,8 @@
 
 //! Why a virtqueue cannot be served any further.
 
+use crate::engine::log::OutOfRange;
+
 /// A reason to stop serving a virtqueue until its driver or its owner acts.
 ///
 /// Each rejection has its own name; the errno that user space of stock vhost knows for it is
@@ -34,4 +36,10 @@ pub enum RingError {
     TransmitChain,
     /// A receive chain has device-readable descriptors, or no room at all (5.1.6.3).
     ReceiveChain,
+}
+
+impl From<OutOfRange> for RingError {
+    fn from(_: OutOfRange) -> Self {
+        Self::Unmapped
+    }
 }

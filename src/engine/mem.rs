@@ -174,3 +174,20 @@ impl<'a> Lookup<'a> {
         Err(RingError::Unmapped)
     }
 }
+
+/// Finds the guest-physical addresses of `len` bytes at `addr` of the owner's address space: where
+/// they begin and how many bytes there are from there. Several regions may show the same memory, and
+/// it may be written through one of them and read through another.
+pub fn guest_ranges(
+    regions: &[Region],
+    addr: u64,
+    len: u64,
+) -> impl Iterator<Item = (u64, u64)> + '_ {
+    let end = addr.saturating_add(len);
+    regions.iter().filter_map(move |region| {
+        let begin = addr.max(region.user_addr);
+        let end = end.min(region.user_addr.saturating_add(region.size));
+        let len = end.checked_sub(begin).filter(|len| *len > 0)?;
+        Some((region.guest_addr + (begin - region.user_addr), len))
+    })
+}

@@ -38,6 +38,7 @@ mod indirect;
 mod lifecycle;
 mod limits;
 mod load;
+mod log;
 mod memory_table;
 mod notify;
 mod ownership;
