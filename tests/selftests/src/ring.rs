@@ -226,12 +226,16 @@ impl SplitRing {
     /// Lets the device give chains back in order, and several with one element.
     pub fn in_order(mut self) -> Self {
         self.order = Some(VecDeque::new());
+        self.free.reverse();
         self
     }
 
     /// Forgets every chain and starts over at this index. The device must not be serving the ring.
     pub fn restart(&mut self, start: u16) -> Result<()> {
         self.free = (0..self.layout.size).rev().collect();
+        if self.order.is_some() {
+            self.free.reverse();
+        }
         self.chains = vec![None; self.layout.size.into()];
         self.next_available = start;
         self.published = start;
@@ -289,7 +293,12 @@ impl SplitRing {
         if self.free.len() < needed {
             return Ok(None);
         }
-        let chain = self.free.split_off(self.free.len() - needed);
+        // A driver that has agreed on order takes descriptors in order as well (virtio 1.3, 2.7.13).
+        let chain = if self.order.is_some() {
+            self.free.drain(..needed).collect()
+        } else {
+            self.free.split_off(self.free.len() - needed)
+        };
         match chaining {
             Chaining::Direct => {
                 for (position, segment) in segments.iter().enumerate() {

@@ -8,7 +8,7 @@ use vhost_iocm_selftests::device::{
     VERSION_1,
 };
 use vhost_iocm_selftests::frame;
-use vhost_iocm_selftests::ktap::Suite;
+use vhost_iocm_selftests::ktap::{skip, Outcome, Suite};
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
 use vhost_iocm_selftests::ring::Chaining;
@@ -88,6 +88,9 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
     suite.case(
         "buffers are used in order also after a ring was stopped and started",
         move || {
+            if options.stock {
+                return skip("vhost_net counts descriptors, and starts that count elsewhere");
+            }
             let nic = NicOptions {
                 features: VERSION_1 | MRG_RXBUF | EVENT_IDX | IN_ORDER,
                 // Chains of several descriptors: entries of the available ring and descriptors
@@ -106,7 +109,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
                 }
                 nic.start()?;
             }
-            Ok(())
+            Ok(Outcome::Pass)
         },
     );
 
