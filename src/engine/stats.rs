@@ -233,6 +233,8 @@ counters! {
         move_time: Age,
         /// The most slices, of the one worker and the other, that ended meanwhile.
         move_slices: Gauge,
+        /// Writes to guest memory of which the dirty log could not be told.
+        log_errors: Counter,
     }
 }
 
@@ -251,6 +253,8 @@ pub struct Tally {
     pub drops: u64,
     /// Ring errors.
     pub errors: u64,
+    /// Writes of which the dirty log could not be told.
+    pub log_errors: u64,
     /// Changes of the address space.
     pub mm_switches: u64,
     /// Whether the virtqueue was left to its guest to notify.
@@ -266,6 +270,7 @@ impl VirtqueueStats {
         self.ring_full.add(tally.ring_full);
         self.drops.add(tally.drops);
         self.errors.add(tally.errors);
+        self.log_errors.add(tally.log_errors);
         self.mm_switches.add(tally.mm_switches);
         self.parks.add(tally.parks);
     }

@@ -6,6 +6,7 @@ use super::bindings as shim;
 use super::mm::InMm;
 use super::thread;
 use crate::engine::error::RingError;
+use crate::engine::log;
 use crate::engine::mem::{self, Order, Region, RingMem, Segment, UsedElem};
 use kernel::bindings;
 use kernel::prelude::*;
@@ -95,6 +96,12 @@ pub fn access_ok(address: u64, len: u64) -> bool {
     unsafe { shim::iocm_access_ok(address, len) }
 }
 
+/// Whether the part of the dirty log at `base` lies in user space that stands for `len` bytes at the
+/// guest-physical address `address`.
+pub fn log_access_ok(base: u64, address: u64, len: u64) -> bool {
+    log::span(base, address, len).is_some_and(|(address, len)| access_ok(address, len))
+}
+
 /// The memory table of a device: where guest-physical memory lies in its owner's address space.
 ///
 /// # Invariants
@@ -131,6 +138,23 @@ impl MemoryTable {
             .all(|region| access_ok(region.user_addr, region.size))
     }
 
+    /// Whether the parts of the dirty log at `base` that stand for the regions lie in user space.
+    pub fn is_log_accessible(&self, base: u64) -> bool {
+        self.regions
+            .iter()
+            .all(|region| log_access_ok(base, region.guest_addr, region.size))
+    }
+
+    /// The number of regions.
+    pub fn len(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.regions.is_empty()
+    }
+
     /// A table without regions, as `VHOST_RESET_OWNER` leaves it.
     ///
     /// # Errors
@@ -164,6 +188,7 @@ pub(super) fn as_iovec(segments: &[Segment]) -> *const bindings::iovec {
 ///
 /// The accesses may sleep, and fail rather than reach anything but user memory.
 pub struct UserMemory<'a> {
+    table: &'a MemoryTable,
     lookup: mem::Lookup<'a>,
     _mm: &'a InMm<'a>,
 }
@@ -172,6 +197,7 @@ impl<'a> UserMemory<'a> {
     /// The memory that `table` describes, in the address space that the thread is in.
     pub fn new(table: &'a MemoryTable, mm: &'a InMm<'a>) -> Self {
         Self {
+            table,
             lookup: mem::Lookup::new(&table.regions, table.order),
             _mm: mm,
         }
@@ -198,6 +224,30 @@ impl<'a> UserMemory<'a> {
                 kernel::error::to_result(unsafe { shim::iocm_put_u16(address, value.to_le()) })
             }
             _ => self.copy_to_segments(segments, offset, &value.to_le_bytes()),
+        }
+    }
+
+    /// The memory table.
+    pub fn table(&self) -> &MemoryTable {
+        self.table
+    }
+
+    /// The guest-physical addresses of `len` bytes at `address`, see [`mem::guest_ranges`].
+    pub fn guest_ranges(&self, address: u64, len: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        mem::guest_ranges(&self.table.regions, address, len)
+    }
+
+    /// Sets `bits` of the 32-bit word at `address`, a multiple of 4, with one atomic access. Bit 0 is
+    /// that of the lowest value in little-endian order.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::Fault`], also when others change the word so often that bits cannot be set.
+    pub fn set_bits(&self, address: u64, bits: u32) -> Result<(), RingError> {
+        // SAFETY: A bad user address is answered with an error.
+        match unsafe { shim::iocm_set_user_bits(address, bits) } {
+            0 => Ok(()),
+            _ => Err(RingError::Fault),
         }
     }
 

@@ -7,6 +7,8 @@
 #include <linux/uaccess.h>
 #include <linux/uio.h>
 
+#include <asm/futex.h>
+
 #include "shim.h"
 
 bool iocm_access_ok(u64 addr, u64 len)
@@ -91,6 +93,39 @@ bool iocm_probe_segments(const struct iovec *segments, unsigned int count, size_
 fault:
 	user_write_access_end();
 	return false;
+}
+
+/* A word that others change so often while bits are being set in it is left to who may wait. */
+#define SET_BITS_TRIES 1000
+
+/*
+ * Sets @bits of the word at the user address @addr, a multiple of 4, which user space and other
+ * CPUs change at the same time. Returns -EFAULT or -EAGAIN if it did not.
+ */
+int iocm_set_user_bits(u64 addr, u32 bits)
+{
+	u32 __user *word = (u32 __user *)(unsigned long)addr;
+	__le32 mask = cpu_to_le32(bits);
+	unsigned int tries;
+	u32 old, seen;
+	int err;
+
+	if (!iocm_access_ok(addr, sizeof(*word)) || get_user(old, word))
+		return -EFAULT;
+
+	for (tries = 0; tries < SET_BITS_TRIES; tries++) {
+		/* Most pages are written many times between two looks of user space. */
+		if (!(~old & (__force u32)mask))
+			return 0;
+		err = futex_atomic_cmpxchg_inatomic(&seen, word, old, old | (__force u32)mask);
+		if (err && err != -EAGAIN)
+			return err;
+		if (!err && seen == old)
+			return 0;
+		if (!err)
+			old = seen;
+	}
+	return -EAGAIN;
 }
 
 void iocm_faults_disable(void)

@@ -4,9 +4,15 @@
 
 use super::features::{Features, BACKEND_OFFERED, OFFERED, WORDS};
 use super::home::HomeWork;
-use super::virtqueue::{Backend, Buffers, Common, Direction, End, Kick, SocketEvent, Virtqueue};
+use super::log::Log;
+use super::net::Mediated;
+use super::virtqueue::{
+    is_accessible, is_ring_accessible, Backend, Buffers, Common, Direction, End, Kick, Queue,
+    SocketEvent, Virtqueue,
+};
 use crate::engine::abi::{DeviceId, VirtqueueId, WorkerId};
 use crate::engine::ring::{Layout, Ring};
+use crate::engine::stats::Tally;
 use crate::kern::error::{ebadfd, enobufs, eopnotsupp, ring_errno};
 use crate::kern::eventfd::{EventFd, FileRef};
 use crate::kern::home::Home;
@@ -17,9 +23,9 @@ use crate::kern::process::Process;
 use crate::kern::served::{Hold, Served};
 use crate::kern::snapshot::Snapshot;
 use crate::kern::tap::{self, Receiver, Socket};
-use crate::kern::user::{access_ok, Argument, MemoryTable, UserMemory};
+use crate::kern::user::{Argument, MemoryTable, UserMemory};
 use crate::kern::vhost_abi::{
-    ioctl, vhost_vring_addr, vhost_vring_file, vhost_vring_state, MemoryHead,
+    ioctl, vhost_vring_addr, vhost_vring_file, vhost_vring_state, MemoryHead, VHOST_VRING_F_LOG,
 };
 use crate::kern::watch::{Watch, READABLE, WRITABLE};
 use kernel::prelude::*;
@@ -31,6 +37,9 @@ pub const VIRTQUEUES: usize = 2;
 
 /// Bytes of a message of the device IOTLB, `struct vhost_msg`.
 const MESSAGE_SIZE: usize = 72;
+
+/// In the flags of `VHOST_SET_VRING_ADDR`: writes to the used ring are logged.
+const USED_RING_LOGGED: u32 = 1 << VHOST_VRING_F_LOG;
 
 /// What ioctls set for the device as a whole.
 #[derive(Default)]
@@ -179,10 +188,11 @@ impl Device {
             _ => {
                 let mut setup = self.setup.lock();
                 setup.check_owner()?;
-                if command == ioctl::SET_MEM_TABLE {
-                    self.set_memory(&mut setup, argument)?;
-                } else {
-                    self.vring_ioctl(command, argument)?;
+                match command {
+                    ioctl::SET_MEM_TABLE => self.set_memory(&mut setup, argument)?,
+                    ioctl::SET_LOG_BASE => self.set_log_base(argument.read()?)?,
+                    ioctl::SET_LOG_FD => self.set_log_event(argument.read()?)?,
+                    _ => self.vring_ioctl(command, argument)?,
                 }
             }
         }
@@ -247,7 +257,11 @@ impl Device {
 
     fn set_features(&self, words: [u64; WORDS]) -> Result {
         let features = Features::new(words).ok_or_else(eopnotsupp)?;
-        let _setup = self.setup.lock();
+        let setup = self.setup.lock();
+        // What is not served yet is checked when it gets its backend.
+        if features.logs() && !self.can_use(setup.memory.as_deref(), |_| true) {
+            return Err(EFAULT);
+        }
         for index in 0..VIRTQUEUES {
             self.hold(index).set_features(features);
         }
@@ -264,9 +278,8 @@ impl Device {
         }
         let regions = argument.offset(size_of::<MemoryHead>());
         let memory = MemoryTable::read(regions, head.nregions as usize)?;
-        // A virtqueue that is not served yet is checked when it gets its backend.
-        let active = (0..VIRTQUEUES).any(|index| self.hold(index).backend.is_some());
-        if active && !memory.is_accessible() {
+        // What is not served yet is checked when it gets its backend.
+        if !self.can_use(Some(&memory), |queue| queue.features.logs()) {
             return Err(EFAULT);
         }
         for index in 0..VIRTQUEUES {
@@ -275,6 +288,45 @@ impl Device {
             self.hold(index).memory = Some(memory.clone());
         }
         setup.memory = Some(memory);
+        Ok(())
+    }
+
+    /// Whether all virtqueues that are served could go on with `memory`, and with a dirty log of it
+    /// where `logs` says that there is one.
+    fn can_use(&self, memory: Option<&MemoryTable>, logs: impl Fn(&Queue) -> bool) -> bool {
+        (0..VIRTQUEUES).all(|index| {
+            let queue = self.hold(index);
+            queue.backend.is_none()
+                || memory.is_some_and(|memory| {
+                    is_accessible(memory, logs(&queue).then_some(queue.log.base))
+                })
+        })
+    }
+
+    fn set_log_base(&self, base: u64) -> Result {
+        let mut result = Ok(());
+        for index in 0..VIRTQUEUES {
+            // When this returns no slice writes to the old log any more, so user space may free it.
+            let mut queue = self.hold(index);
+            // As in stock vhost, the other virtqueue is changed all the same.
+            if queue.backend.is_some() && !queue.is_log_accessible(base) {
+                result = Err(EFAULT);
+            } else {
+                queue.log.base = base;
+            }
+        }
+        result
+    }
+
+    fn set_log_event(&self, fd: i32) -> Result {
+        let event = match EventFd::from_fd(fd)? {
+            Some(event) => Some(Arc::new(event, GFP_KERNEL)?),
+            None => None,
+        };
+        for index in 0..VIRTQUEUES {
+            let old = core::mem::replace(&mut self.hold(index).log.event, event.clone());
+            drop(old);
+        }
         Ok(())
     }
 
@@ -345,10 +397,10 @@ impl Device {
     }
 
     fn set_addresses(&self, index: usize, addresses: vhost_vring_addr) -> Result {
-        // Flag 0 would log writes to the used ring, which comes with dirty logging.
-        if addresses.flags != 0 {
+        if addresses.flags & !USED_RING_LOGGED != 0 {
             return Err(eopnotsupp());
         }
+        let logged = addresses.flags & USED_RING_LOGGED != 0;
         let layout = Layout {
             desc: addresses.desc_user_addr,
             avail: addresses.avail_user_addr,
@@ -362,10 +414,19 @@ impl Device {
         let mut queue = self.hold(index);
         let mut ring = queue.ring;
         ring.set_layout(layout);
-        if queue.backend.is_some() && !is_ring_accessible(&ring) {
+        let log = Log {
+            used: logged.then_some(addresses.log_guest_addr),
+            ..queue.log.clone()
+        };
+        if queue.backend.is_some()
+            && !(is_ring_accessible(&ring) && log.is_used_accessible(log.base, queue.used_len()))
+        {
             return Err(EINVAL);
         }
         queue.ring = ring;
+        queue.log = log;
+        // The page of the old ring is nobody's business any more.
+        queue.avail_idx = None;
         Ok(())
     }
 
@@ -401,7 +462,7 @@ impl Device {
             _ => return Err(enobufs()),
         };
         let memory = setup.memory.as_ref().ok_or(EFAULT)?;
-        if !memory.is_accessible() || !is_ring_accessible(&self.hold(index).ring) {
+        if !self.hold(index).is_accessible() {
             return Err(EFAULT);
         }
 
@@ -428,9 +489,18 @@ impl Device {
             Some((backend, name)) => {
                 let mm = owner.as_current().ok_or(EPERM)?;
                 // The indices may have moved since the first look, as long as there was a backend.
-                let before = self.hold(index).ring;
+                let (before, features, log) = {
+                    let queue = self.hold(index);
+                    (queue.ring, queue.features, queue.log.clone())
+                };
                 let mut ring = before;
-                if let Err(error) = ring.start(&UserMemory::new(memory, &mm)) {
+                let user = UserMemory::new(memory, &mm);
+                let memory = Mediated::new(user, &log, features.logs(), ring.layout(), false);
+                let started = ring.start(&memory);
+                let mut tally = Tally::default();
+                memory.finish(&mut tally);
+                self.note(index, &tally);
+                if let Err(error) = started {
                     self.install(index, before, old);
                     return Err(ring_errno(error));
                 }
@@ -468,6 +538,18 @@ impl Device {
         Ok(Backend { end, _watch: watch })
     }
 
+    /// Counts and reports what was done in an ioctl.
+    fn note(&self, index: usize, tally: &Tally) {
+        // Nobody else counts while this is held.
+        let queue = self.hold(index);
+        {
+            let stats = &self.virtqueues[index].stats;
+            let _section = stats.sequence.write();
+            stats.add(tally);
+        }
+        queue.report(tally);
+    }
+
     /// Sets ring and backend, and lets the virtqueue be served: packets may wait already.
     fn install(&self, index: usize, ring: Ring, backend: Option<Backend>) {
         let virtqueue = &self.virtqueues[index];
@@ -478,12 +560,6 @@ impl Device {
         }
         virtqueue.as_arc_borrow().mark();
     }
-}
-
-/// Whether the parts of a ring lie in user space.
-fn is_ring_accessible(ring: &Ring) -> bool {
-    let parts = ring.layout().parts(ring.num(), ring.event_idx());
-    parts.iter().all(|(address, len)| access_ok(*address, *len))
 }
 
 fn get_features_array(argument: Argument) -> Result {

@@ -2,12 +2,15 @@
 
 //! Which features the device offers, and what they mean for packets.
 //!
-//! Dirty logging (26) and the device IOTLB (33), which stock vhost-net has, are not offered yet.
+//! The device IOTLB (33), which stock vhost-net has, is not offered yet.
 
 use crate::engine::vnet;
 
 const MRG_RXBUF: u32 = 15;
 const NOTIFY_ON_EMPTY: u32 = 24;
+/// The number of a feature that the driver never sees: user space wants to know which pages are
+/// written.
+const LOG_ALL: u32 = 26;
 /// The number of the legacy feature ANY_LAYOUT: vhost itself has the packets' headers, and
 /// exchanges none with the socket.
 const VIRTIO_NET_HDR: u32 = 27;
@@ -30,6 +33,7 @@ pub const WORDS: usize = 2;
 pub const OFFERED: [u64; WORDS] = [
     1 << MRG_RXBUF
         | 1 << NOTIFY_ON_EMPTY
+        | 1 << LOG_ALL
         | 1 << VIRTIO_NET_HDR
         | 1 << INDIRECT_DESC
         | 1 << EVENT_IDX
@@ -83,6 +87,11 @@ impl Features {
 
     fn tunnels(&self) -> bool {
         self.0[1] != 0
+    }
+
+    /// What is written into buffers is logged.
+    pub fn logs(&self) -> bool {
+        self.has(LOG_ALL)
     }
 
     /// The header of a received packet counts its buffers.

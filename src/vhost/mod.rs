@@ -7,6 +7,7 @@ pub mod device;
 pub mod fast_loop;
 pub mod features;
 pub mod home;
+pub mod log;
 pub mod net;
 pub mod node;
 pub mod others;

@@ -555,6 +555,7 @@ counters!(VIRTQUEUE_COUNTER_FILES, VIRTQUEUE_COUNTERS, VirtqueueFiles => Virtque
     c"errors": |stats| stats.errors.get(),
     c"drops": |stats| stats.drops.get(),
     c"moves": |stats| stats.moves.get(),
+    c"log_errors": |stats| stats.log_errors.get(),
 });
 
 tunables!(VIRTQUEUE_TUNABLE_FILES, VIRTQUEUE_TUNABLES, VirtqueueFiles => Limits, |files| &files.virtqueue.limits, {

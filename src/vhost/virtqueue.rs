@@ -4,6 +4,7 @@
 
 use super::device::{Label, VIRTQUEUES};
 use super::features::Features;
+use super::log::Log;
 use crate::engine::abi::{DeviceId, VirtqueueId, WorkerId};
 use crate::engine::mem::{Segment, UsedElem};
 use crate::engine::ring::Ring;
@@ -24,7 +25,7 @@ use crate::kern::served::{Served, Service};
 use crate::kern::snapshot::{Slot, Snapshot};
 use crate::kern::tap::{Frames, Receiver, Socket, BATCH};
 use crate::kern::trace;
-use crate::kern::user::MemoryTable;
+use crate::kern::user::{access_ok, MemoryTable};
 use crate::kern::watch::{Notify, Watch};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
@@ -433,6 +434,8 @@ pub struct Queue {
     pub owner: Option<OwnerMm>,
     /// Where guest-physical memory is.
     pub memory: Option<Arc<MemoryTable>>,
+    /// Where the dirty log is.
+    pub log: Log,
     /// Where packets come from or go to; without it the virtqueue is not served.
     pub backend: Option<Backend>,
     /// The eventfd that the guest kicks.
@@ -546,14 +549,50 @@ impl Queue {
         self.avail_idx.is_some()
     }
 
-    /// Reports that the ring cannot be served any further until the next kick, if it failed in a
-    /// slice that did this. Who is told finds the error counted, so that comes first.
+    /// Whether a dirty log at `base` could be told of all that is to be logged, and the guest's memory
+    /// lies in user space. What is mapped there may change at any time, so writing may still fail.
+    pub fn is_log_accessible(&self, base: u64) -> bool {
+        self.memory
+            .as_ref()
+            .is_some_and(|memory| is_accessible(memory, self.features.logs().then_some(base)))
+            && self.log.is_used_accessible(base, self.used_len())
+    }
+
+    /// Bytes of the used ring.
+    pub fn used_len(&self) -> u64 {
+        let [_, _, (_, len)] = self
+            .ring
+            .layout()
+            .parts(self.ring.num(), self.ring.event_idx());
+        len
+    }
+
+    /// Whether memory, dirty log and ring lie in user space, as far as they are needed.
+    pub fn is_accessible(&self) -> bool {
+        self.is_log_accessible(self.log.base) && is_ring_accessible(&self.ring)
+    }
+
+    /// Reports that the ring cannot be served any further until the next kick, or that user space
+    /// misses writes, if that happened in a slice that did this. Who is told finds the error counted,
+    /// so that comes first.
     pub fn report(&self, tally: &Tally) {
-        if tally.errors == 0 {
+        if tally.errors == 0 && tally.log_errors == 0 {
             return;
         }
         if let Some(error) = &self.error {
             error.signal();
         }
     }
+}
+
+/// Whether the regions of a memory table lie in user space, and so does what stands for them in a
+/// dirty log at `log`.
+pub fn is_accessible(memory: &MemoryTable, log: Option<u64>) -> bool {
+    memory.is_accessible() && log.is_none_or(|base| memory.is_log_accessible(base))
+}
+
+/// Whether the parts of a ring lie in user space.
+pub fn is_ring_accessible(ring: &Ring) -> bool {
+    let parts = ring.layout().parts(ring.num(), ring.event_idx());
+    parts.iter().all(|(address, len)| access_ok(*address, *len))
 }

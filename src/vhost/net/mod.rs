@@ -2,6 +2,7 @@
 
 //! The data path: one slice of one virtqueue.
 
+mod memory;
 mod rx;
 mod tx;
 
@@ -18,6 +19,9 @@ use crate::kern::mm::InMm;
 use crate::kern::tap::Frames;
 use crate::kern::trace;
 use crate::kern::user::UserMemory;
+use memory::Memory;
+
+pub use memory::Mediated;
 
 /// What is to be done with a virtqueue after a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,12 +64,12 @@ impl How<'_> {
 type SliceResult = Result<Next, RingError>;
 
 /// What a slice works with.
-struct Slice<'a, 'b> {
+struct Slice<'a, 'b, M> {
     how: &'a mut How<'b>,
     virtqueue: &'a Virtqueue,
     ring: &'a mut Ring,
     features: Features,
-    memory: UserMemory<'a>,
+    memory: M,
     call: Option<&'a EventFd>,
     segments: &'a mut [Segment],
     heads: &'a mut [UsedElem],
@@ -79,7 +83,16 @@ struct Slice<'a, 'b> {
     tally: &'a mut Tally,
 }
 
-impl Slice<'_, '_> {
+impl<M: Memory> Slice<'_, '_, M> {
+    /// Serves it; returns the memory as well, which has seen what was done.
+    fn run(mut self, end: &mut End) -> (SliceResult, M) {
+        let result = match end {
+            End::Receive(receiver) => self.receive(receiver),
+            End::Transmit(socket) => self.transmit(socket),
+        };
+        (result, self.memory)
+    }
+
     /// Gives the chains in `heads` back to the driver, and interrupts it if it wants that. If the
     /// used ring cannot be written, they wait for the next slice.
     fn give_back(&mut self) -> Result<(), RingError> {
@@ -137,37 +150,59 @@ pub fn serve(
     tally: &mut Tally,
 ) -> Next {
     let shared = how.shared;
-    let (Some(backend), Some(table), Some(buffers)) =
-        (&mut queue.backend, &queue.memory, &mut queue.buffers)
+    let Queue {
+        ring,
+        features,
+        memory: Some(table),
+        log,
+        backend: Some(backend),
+        call,
+        buffers: Some(buffers),
+        batches,
+        starved,
+        ..
+    } = queue
     else {
         return Next::Wait;
     };
-    if !queue.ring.is_set_up() {
+    if !ring.is_set_up() {
         return Next::Wait;
     }
     virtqueue.disarm();
     // What was read for a packet that was not made in an earlier slice is no work on the next one.
-    queue.ring.take_work();
+    ring.take_work();
 
-    let mut slice = Slice {
-        how,
-        virtqueue,
-        ring: &mut queue.ring,
-        features: queue.features,
-        memory: UserMemory::new(table, mm),
-        call: queue.call.as_ref(),
-        segments: &mut buffers.segments,
-        heads: &mut buffers.heads,
-        chains: &mut buffers.chains,
-        waiting: &mut buffers.waiting,
-        frames: &mut buffers.frames,
-        batches: &mut queue.batches,
-        starved: &mut queue.starved,
-        tally,
-    };
-    let result = match &mut backend.end {
-        End::Receive(receiver) => slice.receive(receiver),
-        End::Transmit(socket) => slice.transmit(socket),
+    let features = *features;
+    let layout = ring.layout();
+    let is_mediated = features.logs() || log.used.is_some();
+    let user = UserMemory::new(table, mm);
+    macro_rules! slice {
+        ($memory:expr) => {
+            Slice {
+                how,
+                virtqueue,
+                ring,
+                features,
+                memory: $memory,
+                call: call.as_ref(),
+                segments: &mut buffers.segments,
+                heads: &mut buffers.heads,
+                chains: &mut buffers.chains,
+                waiting: &mut buffers.waiting,
+                frames: &mut buffers.frames,
+                batches,
+                starved,
+                tally: &mut *tally,
+            }
+        };
+    }
+    let result = if is_mediated {
+        let memory = Mediated::new(user, log, features.logs(), layout, shared);
+        let (result, memory) = slice!(memory).run(&mut backend.end);
+        memory.finish(tally);
+        result
+    } else {
+        slice!(user).run(&mut backend.end).0
     };
     match result {
         Ok(next) => next,

@@ -2,9 +2,10 @@
 
 //! Receiving: packets of the socket go into buffers of the guest.
 
+use super::memory::Memory;
 use super::{Next, Slice, SliceResult};
 use crate::engine::error::RingError;
-use crate::engine::mem::{self, UsedElem};
+use crate::engine::mem::{self, Segment, UsedElem};
 use crate::engine::sched::budget::Budget;
 use crate::engine::vnet;
 use crate::kern::cpu;
@@ -21,7 +22,7 @@ enum Room {
     TooSmall { chains: u16 },
 }
 
-impl Slice<'_, '_> {
+impl<M: Memory> Slice<'_, '_, M> {
     /// Serves a receive virtqueue.
     pub(super) fn receive(&mut self, receiver: &mut Receiver) -> SliceResult {
         self.ring.disable_notify(&self.memory)?;
@@ -76,15 +77,13 @@ impl Slice<'_, '_> {
                     }
                 }
                 Room::TooSmall { chains } => {
-                    receiver.drop_packet(&self.memory, &self.segments[0]);
-                    self.ring.unpop(chains);
-                    self.tally.drops += 1;
+                    self.drop_packet(receiver, chains)?;
                 }
             }
             if *self.waiting > BATCH {
                 self.give_back()?;
             }
-            let descriptors = self.ring.take_work();
+            let descriptors = self.ring.take_work() + self.memory.take_work();
             let is_other_stuck = |now| self.how.is_other_stuck(now);
             if !budget.charge(needed, descriptors, cpu::now, is_other_stuck) {
                 return Ok(Next::Again);
@@ -105,15 +104,18 @@ impl Slice<'_, '_> {
         let header = self.features.vhost_header_len();
         let buffers = &self.segments[..segments];
         // A tap counts a packet that it could not write as received.
-        if self.how.shared && !self.memory.probe(buffers, header + len) {
+        if self.how.shared && !self.probe(buffers, header + len) {
             self.ring.unpop(chains);
             return Err(RingError::Fault);
         }
-        let received = receiver.receive(&self.memory, buffers, header, len);
+        let received = receiver.receive(self.memory.user(), buffers, header, len);
         let written = match received {
             Received::Lost => return Ok(received),
             Received::Fault => false,
-            Received::Whole => self.write_header(chains, header).is_ok(),
+            Received::Whole => {
+                self.write_header(chains, header).is_ok()
+                    && self.memory.note_written(buffers, header + len).is_ok()
+            }
         };
         if written {
             receiver.complete();
@@ -139,6 +141,27 @@ impl Slice<'_, '_> {
         } else {
             *self.waiting += usize::from(chains);
         }
+    }
+
+    /// Drops the next packet, for which the `chains` that were taken are too small. Its first byte may
+    /// land in them. They stay in the ring.
+    fn drop_packet(&mut self, receiver: &mut Receiver, chains: u16) -> Result<(), RingError> {
+        self.ring.unpop(chains);
+        let scratch = &self.segments[..1];
+        if self.how.shared && !self.probe(scratch, 1) {
+            return Err(RingError::Fault);
+        }
+        receiver.drop_packet(self.memory.user(), &scratch[0]);
+        self.tally.drops += 1;
+        self.memory.note_written(scratch, 1)
+    }
+
+    /// Whether the first `len` bytes of `buffers` can be written now, and be told of to who has to
+    /// know. What is in them may be lost, which has to be told as well.
+    fn probe(&self, buffers: &[Segment], len: usize) -> bool {
+        let writable = self.memory.user().probe(buffers, len);
+        let told = self.memory.note_written(buffers, len).is_ok();
+        writable && told
     }
 
     /// Takes buffers for `needed` bytes. An error leaves all of them in the ring.
@@ -212,10 +235,12 @@ impl Slice<'_, '_> {
         // behind the packet is not reached.
         if vhost_header > 0 {
             self.memory
+                .user()
                 .copy_to_segments(self.segments, 0, &[0; vnet::LEGACY_LEN])?;
         }
         if self.features.counts_buffers() {
             self.memory
+                .user()
                 .write_field(self.segments, vnet::LEGACY_LEN, chains)?;
         }
         Ok(())

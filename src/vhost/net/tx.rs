@@ -2,6 +2,7 @@
 
 //! Transmitting: packets of the guest go to the socket.
 
+use super::memory::Memory;
 use super::{Next, Slice, SliceResult};
 use crate::engine::error::RingError;
 use crate::engine::mem::{self, UsedElem};
@@ -29,7 +30,7 @@ struct Batch {
     bytes: u64,
 }
 
-impl Slice<'_, '_> {
+impl<M: Memory> Slice<'_, '_, M> {
     /// Serves a transmit virtqueue.
     pub(super) fn transmit(&mut self, socket: &Socket) -> SliceResult {
         self.ring.disable_notify(&self.memory)?;
@@ -119,7 +120,7 @@ impl Slice<'_, '_> {
         if batching {
             let added = self.frames.add(
                 socket,
-                &self.memory,
+                self.memory.user(),
                 &self.segments[..readable],
                 vhost_header,
                 len,
@@ -143,7 +144,7 @@ impl Slice<'_, '_> {
         }
         let more = !batching && !self.ring.is_empty(&self.memory);
         let segments = &self.segments[..readable];
-        let sent = socket.send(&self.memory, segments, vhost_header, len, more);
+        let sent = socket.send(self.memory.user(), segments, vhost_header, len, more);
         self.batches.note_sent(1, None);
         match sent {
             Ok(()) => {

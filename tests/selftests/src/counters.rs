@@ -44,6 +44,7 @@ pub const OF_DEVICE: &[&str] = &[
     "errors",
     "drops",
     "moves",
+    "log_errors",
 ];
 
 /// How old work of a virtqueue, a device or a worker was when its slice began.

@@ -11,9 +11,9 @@ use nix::errno::Errno;
 use vhost::vhost_kern::vhost_binding::{
     vhost_memory_region, vhost_vring_addr, vhost_vring_file, vhost_vring_state, VhostMemory,
     VHOST_GET_FEATURES, VHOST_GET_VRING_BASE, VHOST_NET_SET_BACKEND, VHOST_RESET_OWNER,
-    VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE, VHOST_SET_OWNER, VHOST_SET_VRING_ADDR,
-    VHOST_SET_VRING_BASE, VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_SET_VRING_KICK,
-    VHOST_SET_VRING_NUM,
+    VHOST_SET_FEATURES, VHOST_SET_LOG_BASE, VHOST_SET_LOG_FD, VHOST_SET_MEM_TABLE, VHOST_SET_OWNER,
+    VHOST_SET_VRING_ADDR, VHOST_SET_VRING_BASE, VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR,
+    VHOST_SET_VRING_KICK, VHOST_SET_VRING_NUM,
 };
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
@@ -53,6 +53,7 @@ pub const UDP_TUNNELS: u64 = 1 << (65 - 64) | 1 << (67 - 64);
 /// Features that vhost_iocm offers.
 pub const FEATURES: u64 = MRG_RXBUF
     | NOTIFY_ON_EMPTY
+    | LOG_ALL
     | DEVICE_HEADER
     | INDIRECT_DESC
     | EVENT_IDX
@@ -62,7 +63,7 @@ pub const FEATURES: u64 = MRG_RXBUF
 /// Features from number 64 on that both offer.
 pub const HIGH_FEATURES: u64 = UDP_TUNNELS;
 /// Features that Linux 7.2's vhost_net offers.
-pub const STOCK_FEATURES: u64 = FEATURES | LOG_ALL | ACCESS_PLATFORM;
+pub const STOCK_FEATURES: u64 = FEATURES | ACCESS_PLATFORM;
 
 /// Numbers of requests that the bindings lack, named as in the kernel's headers.
 #[expect(missing_docs, reason = "the macros take no documentation")]
@@ -220,6 +221,22 @@ impl Device {
             )
         }?;
         Ok(state.num)
+    }
+
+    /// Sets where the dirty log begins in this process.
+    pub fn set_log_base(&self, address: u64) -> Result<(), Errno> {
+        self.set(VHOST_SET_LOG_BASE(), &address)
+    }
+
+    /// Sets the eventfd that is signalled after something was logged; none unbinds.
+    pub fn set_log_event(&self, event: Option<&dyn AsRawFd>) -> Result<(), Errno> {
+        self.set(VHOST_SET_LOG_FD(), &number(event))
+    }
+
+    /// The same device by another descriptor.
+    pub fn try_clone(&self) -> Result<Self> {
+        let file = self.file.try_clone().context("duplicate the descriptor")?;
+        Ok(Self { file })
     }
 
     fn set_file(&self, request: u64, index: u32, fd: RawFd) -> Result<(), Errno> {

@@ -24,6 +24,7 @@ pub mod frame;
 pub mod header;
 pub mod ktap;
 pub mod load;
+pub mod log;
 pub mod memory;
 pub mod module;
 pub mod nic;

@@ -209,6 +209,18 @@ impl Queue {
             .collect()
     }
 
+    /// The pages of all buffers, whoever has them now.
+    pub fn buffer_pages(&self, memory: &GuestMemory) -> Vec<GuestAddress> {
+        let buffers = self.in_flight.iter().flatten().chain(&self.spare);
+        buffers
+            .flat_map(|buffer| {
+                let mut pages = memory.pages(buffer.header, 1);
+                pages.extend(memory.pages(buffer.data, buffer.length.max(1).into()));
+                pages
+            })
+            .collect()
+    }
+
     /// Hands the device an already laid out chain.
     fn add(&mut self, segments: &[Segment], chaining: Chaining, buffer: Buffer) -> Result<bool> {
         let Some(head) = self.ring.add(segments, chaining)? else {
@@ -374,19 +386,25 @@ impl Nic {
             .set_base(index, base.into())
             .context("SET_VRING_BASE")?;
         device
-            .set_addresses(vhost_vring_addr {
-                index,
-                flags: 0,
-                desc_user_addr: self.memory.host_address(layout.descriptors)?,
-                used_user_addr: self.memory.host_address(layout.used)?,
-                avail_user_addr: self.memory.host_address(layout.available)?,
-                log_guest_addr: 0,
-            })
+            .set_addresses(self.addresses(queue)?)
             .context("SET_VRING_ADDR")?;
         device
             .set_kick(index, Some(&queue.kick))
             .context("SET_VRING_KICK")?;
         Ok(())
+    }
+
+    /// Where a ring is in this process.
+    pub fn addresses(&self, queue: &Queue) -> Result<vhost_vring_addr> {
+        let layout = queue.ring.layout();
+        Ok(vhost_vring_addr {
+            index: queue.index,
+            flags: 0,
+            desc_user_addr: self.memory.host_address(layout.descriptors)?,
+            used_user_addr: self.memory.host_address(layout.used)?,
+            avail_user_addr: self.memory.host_address(layout.available)?,
+            log_guest_addr: 0,
+        })
     }
 
     /// Sets the tap as the backend of both virtqueues.

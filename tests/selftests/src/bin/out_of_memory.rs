@@ -40,6 +40,9 @@ fn main() -> ExitCode {
     suite.case("SET_VRING_KICK", || {
         injected(|faults| set_kick(faults, node))
     });
+    suite.case("SET_LOG_FD", || {
+        injected(|faults| set_log_event(faults, node))
+    });
     suite.case("NET_SET_BACKEND", || {
         injected(|faults| set_backend(faults, node))
     });
@@ -221,6 +224,17 @@ fn set_kick(faults: &mut Faults, node: &Path) -> Result<()> {
         || device.set_kick(TRANSMIT, Some(&event)),
         || Ok(device.set_kick(TRANSMIT, None)?),
         |()| Ok(device.set_kick(TRANSMIT, None)?),
+    )
+}
+
+fn set_log_event(faults: &mut Faults, node: &Path) -> Result<()> {
+    let device = Device::open(node)?;
+    device.set_owner()?;
+    let event = new_event()?;
+    faults.sweep(
+        || device.set_log_event(Some(&event)),
+        || Ok(device.set_log_event(None)?),
+        |()| Ok(device.set_log_event(None)?),
     )
 }
 

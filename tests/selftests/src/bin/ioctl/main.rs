@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let bench = Bench::new(&options);
     let mut suite = Suite::new();
-    matrix::add(&mut suite, &options, &bench);
+    matrix::add(&mut suite, &bench);
     semantics::add(&mut suite, &options, &bench);
     suite.run(&options.filters)
 }

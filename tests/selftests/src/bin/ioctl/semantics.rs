@@ -508,10 +508,6 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, bench: &'a Bench<'a>
             let offered = device.features()?;
             for bit in 0..64 {
                 let feature = 1u64 << bit;
-                // Logging of a device without memory is refused for a reason of its own.
-                if feature == device::LOG_ALL {
-                    continue;
-                }
                 let expected = if offered & feature != 0 {
                     Ok(())
                 } else {

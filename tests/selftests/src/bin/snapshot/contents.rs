@@ -43,6 +43,7 @@ const OF_VIRTQUEUE: &[(&str, &str)] = &[
     ("moves", "moves"),
     ("move_ns_max", "move_time"),
     ("move_slices_max", "move_slices"),
+    ("log_errors", "log_errors"),
     ("pending_ns_max", "pending"),
 ];
 
