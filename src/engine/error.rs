@@ -28,6 +28,11 @@ pub enum RingError {
     IndirectNested,
     /// The memory table has no region for an address.
     Unmapped,
+    /// The device IOTLB does not allow the access to an address.
+    Forbidden,
+    /// The device IOTLB has no translation for an address. The virtqueue goes on when user space
+    /// has told it.
+    Miss,
     /// A chain needs more segments than the data path accepts.
     TooManySegments,
     /// More descriptors have to be read for a packet than any driver needs.

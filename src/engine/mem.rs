@@ -36,11 +36,20 @@ pub struct UsedElem {
     pub len: u32,
 }
 
+/// What is done with memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It is read.
+    Read,
+    /// It is written.
+    Write,
+}
+
 /// How ring memory and the descriptors' buffers are reached.
 ///
-/// Addresses of ring memory are addresses of the owner's address space, which is what
-/// `VHOST_SET_VRING_ADDR` sets; addresses in descriptors are guest-physical and go through
-/// [`translate`](RingMem::translate). The memory is shared with a hostile guest: every method
+/// Addresses of ring memory are what `VHOST_SET_VRING_ADDR` sets: addresses of the owner's address
+/// space, or I/O virtual ones with a device IOTLB. Addresses in descriptors are guest-physical or I/O
+/// virtual and go through [`translate`](RingMem::translate). The memory is shared with a hostile guest: every method
 /// reads or writes it once, and what is read has to be checked in the copy.
 pub trait RingMem {
     /// Reads a 16-bit field with one access.
@@ -55,9 +64,20 @@ pub trait RingMem {
     /// Copies `elems` into the used ring.
     fn write_used(&self, addr: u64, elems: &[UsedElem]) -> Result<(), RingError>;
 
-    /// Finds where the guest-physical address `addr` lies in the owner's address space, and for
-    /// how many bytes from there the translation holds. That length is at least 1.
-    fn translate(&self, addr: u64) -> Result<(u64, u64), RingError>;
+    /// Finds where the address `addr` of a descriptor lies in the owner's address space, and for how
+    /// many bytes from there the translation holds. That length is at least 1.
+    fn translate(&self, addr: u64, access: Access) -> Result<(u64, u64), RingError>;
+
+    /// Copies the 16 bytes of a descriptor in an indirect table, at an address of the owner's address
+    /// space.
+    fn read_indirect(&self, addr: u64) -> Result<[u8; 16], RingError> {
+        self.read_descriptor(addr)
+    }
+
+    /// Reads 16 bits of such a descriptor.
+    fn read_indirect_u16(&self, addr: u64) -> Result<u16, RingError> {
+        self.read_u16(addr)
+    }
 }
 
 /// One region of the memory table: `struct vhost_memory_region`.

@@ -9,6 +9,7 @@
 
 pub mod abi;
 pub mod error;
+pub mod iotlb;
 pub mod log;
 pub mod mem;
 pub mod ring;

@@ -14,6 +14,11 @@ pub fn ebadfd() -> Error {
     Error::from_errno(-(bindings::EBADFD as i32))
 }
 
+/// `ERESTARTSYS`: a signal has come, after which the call may be made again.
+pub fn erestartsys() -> Error {
+    Error::from_errno(-(bindings::ERESTARTSYS as i32))
+}
+
 /// `ENOBUFS`: there is no room, or no such virtqueue.
 pub fn enobufs() -> Error {
     Error::from_errno(-(bindings::ENOBUFS as i32))
@@ -32,7 +37,11 @@ pub fn eopnotsupp() -> Error {
 /// A ring error as stock vhost reports it to who set up the ring.
 pub fn ring_errno(error: RingError) -> Error {
     match error {
-        RingError::Fault | RingError::Unmapped | RingError::TransmitChain => EFAULT,
+        RingError::Fault
+        | RingError::Unmapped
+        | RingError::Forbidden
+        | RingError::Miss
+        | RingError::TransmitChain => EFAULT,
         RingError::AvailIndex
         | RingError::DescriptorIndex
         | RingError::Loop

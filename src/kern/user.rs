@@ -7,7 +7,7 @@ use super::mm::InMm;
 use super::thread;
 use crate::engine::error::RingError;
 use crate::engine::log;
-use crate::engine::mem::{self, Order, Region, RingMem, Segment, UsedElem};
+use crate::engine::mem::{self, Access, Order, Region, RingMem, Segment, UsedElem};
 use kernel::bindings;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -174,6 +174,15 @@ impl MemoryTable {
 
 // SAFETY: Four integers without padding: every bit pattern is a value.
 unsafe impl FromBytes for Region {}
+// SAFETY: Two integers without padding, all bytes of which are initialised.
+unsafe impl AsBytes for UsedElem {}
+
+/// Elements of the used ring as they lie in it.
+pub fn used_bytes(elems: &[UsedElem]) -> &[u8] {
+    // The elements are written as they are in memory.
+    const _: () = assert!(cfg!(target_endian = "little"));
+    elems.as_bytes()
+}
 
 const _: () = assert!(size_of::<Region>() == size_of::<super::vhost_abi::vhost_memory_region>());
 const _: () = assert!(size_of::<Segment>() == size_of::<bindings::iovec>());
@@ -235,6 +244,44 @@ impl<'a> UserMemory<'a> {
     /// The guest-physical addresses of `len` bytes at `address`, see [`mem::guest_ranges`].
     pub fn guest_ranges(&self, address: u64, len: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
         mem::guest_ranges(&self.table.regions, address, len)
+    }
+
+    /// Copies what lies at `address`.
+    #[inline]
+    pub fn read_bytes(&self, address: u64, bytes: &mut [u8]) -> Result<(), RingError> {
+        // SAFETY: `bytes` is valid for writes of its length; a bad user address is answered with
+        // the number of bytes that were not copied.
+        let left = unsafe {
+            bindings::copy_from_user(
+                bytes.as_mut_ptr().cast(),
+                address as usize as *const kernel::ffi::c_void,
+                bytes.len(),
+            )
+        };
+        if left == 0 {
+            Ok(())
+        } else {
+            Err(RingError::Fault)
+        }
+    }
+
+    /// Copies `bytes` to `address`.
+    #[inline]
+    pub fn write_bytes(&self, address: u64, bytes: &[u8]) -> Result<(), RingError> {
+        // SAFETY: `bytes` is valid for reads of its length; a bad user address is answered with the
+        // number of bytes that were not copied.
+        let left = unsafe {
+            bindings::copy_to_user(
+                address as usize as *mut kernel::ffi::c_void,
+                bytes.as_ptr().cast(),
+                bytes.len(),
+            )
+        };
+        if left == 0 {
+            Ok(())
+        } else {
+            Err(RingError::Fault)
+        }
     }
 
     /// Sets `bits` of the 32-bit word at `address`, a multiple of 4, with one atomic access. Bit 0 is
@@ -309,26 +356,11 @@ impl RingMem for UserMemory<'_> {
 
     #[inline]
     fn write_used(&self, address: u64, elems: &[UsedElem]) -> Result<(), RingError> {
-        // The elements are written as they are in memory.
-        const _: () = assert!(cfg!(target_endian = "little"));
-        // SAFETY: `elems` is valid for reads of its size, and has no padding; a bad user address
-        // is answered with the number of bytes that were not copied.
-        let left = unsafe {
-            bindings::copy_to_user(
-                address as usize as *mut kernel::ffi::c_void,
-                elems.as_ptr().cast(),
-                size_of_val(elems),
-            )
-        };
-        if left == 0 {
-            Ok(())
-        } else {
-            Err(RingError::Fault)
-        }
+        self.write_bytes(address, used_bytes(elems))
     }
 
     #[inline]
-    fn translate(&self, address: u64) -> Result<(u64, u64), RingError> {
+    fn translate(&self, address: u64, _access: Access) -> Result<(u64, u64), RingError> {
         self.lookup.translate(address)
     }
 }

@@ -249,7 +249,7 @@ impl RingMem for Memory {
         Ok(())
     }
 
-    fn translate(&self, addr: u64) -> Result<(u64, u64), RingError> {
+    fn translate(&self, addr: u64, _access: mem::Access) -> Result<(u64, u64), RingError> {
         // The translation itself touches no memory, so only its place in the record can make it
         // fail, and then in its own way.
         self.access(Access::Translate(addr), OWNER, 0)

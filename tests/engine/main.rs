@@ -35,6 +35,7 @@ mod explore;
 mod faults;
 mod garbage;
 mod indirect;
+mod iotlb;
 mod lifecycle;
 mod limits;
 mod load;

@@ -27,7 +27,7 @@ use std::rc::Rc;
 
 use crate::atomics::{with_barriers, Barriers};
 use crate::engine::error::RingError;
-use crate::engine::mem::{RingMem, Segment, UsedElem};
+use crate::engine::mem::{Access, RingMem, Segment, UsedElem};
 use crate::engine::ring::{Layout, Ring};
 use crate::explore::{all_runs, Choices};
 
@@ -366,7 +366,7 @@ impl RingMem for Shared {
         Ok(())
     }
 
-    fn translate(&self, _addr: u64) -> Result<(u64, u64), RingError> {
+    fn translate(&self, _addr: u64, _access: Access) -> Result<(u64, u64), RingError> {
         Err(RingError::Unmapped)
     }
 }
@@ -519,7 +519,7 @@ fn start(ring: &mut Ring, index: u16) {
         fn write_used(&self, _addr: u64, _elems: &[UsedElem]) -> Result<(), RingError> {
             Err(RingError::Fault)
         }
-        fn translate(&self, _addr: u64) -> Result<(u64, u64), RingError> {
+        fn translate(&self, _addr: u64, _access: Access) -> Result<(u64, u64), RingError> {
             Err(RingError::Unmapped)
         }
     }

@@ -5,7 +5,7 @@
 use super::{Ring, DESCRIPTOR_SIZE};
 use crate::atomics;
 use crate::engine::error::RingError;
-use crate::engine::mem::{RingMem, Segment};
+use crate::engine::mem::{Access, RingMem, Segment};
 
 /// The chain continues at `next` (2.7.5).
 const NEXT: u16 = 1;
@@ -53,6 +53,10 @@ impl Descriptor {
         Ok(Self::decode(mem.read_descriptor(addr)?))
     }
 
+    fn read_indirect<M: RingMem>(mem: &M, addr: u64) -> Result<Self, RingError> {
+        Ok(Self::decode(mem.read_indirect(addr)?))
+    }
+
     fn decode(bytes: [u8; 16]) -> Self {
         let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = bytes;
         Self {
@@ -95,12 +99,17 @@ impl Collector<'_> {
         let begin = used;
         let mut addr = descriptor.addr;
         let mut left = u64::from(descriptor.len);
+        let access = if descriptor.has(WRITE) {
+            Access::Write
+        } else {
+            Access::Read
+        };
         while left > 0 {
             let segment = self
                 .segments
                 .get_mut(used)
                 .ok_or(RingError::TooManySegments)?;
-            let (base, run) = mem.translate(addr)?;
+            let (base, run) = mem.translate(addr, access)?;
             let take = left.min(run);
             *segment = Segment {
                 base: base as usize,
@@ -140,7 +149,7 @@ impl Collector<'_> {
             self.count()?;
             let offset = index * DESCRIPTOR_SIZE;
             let entry = match run {
-                Some(base) => Descriptor::read(mem, base.wrapping_add(offset))?,
+                Some(base) => Descriptor::read_indirect(mem, base.wrapping_add(offset))?,
                 None => self.read_scattered(mem, table.addr.wrapping_add(offset))?,
             };
             if entry.has(INDIRECT) {
@@ -167,7 +176,7 @@ impl Collector<'_> {
             if left == 0 {
                 return Ok(None);
             }
-            let (base, run) = mem.translate(addr)?;
+            let (base, run) = mem.translate(addr, Access::Read)?;
             if run >= left {
                 return Ok((pieces == 0).then_some(base));
             }
@@ -180,20 +189,20 @@ impl Collector<'_> {
 
     /// Reads an entry of an indirect table that is scattered over regions; the entry itself may be.
     fn read_scattered<M: RingMem>(&mut self, mem: &M, addr: u64) -> Result<Descriptor, RingError> {
-        let (base, run) = mem.translate(addr)?;
+        let (base, run) = mem.translate(addr, Access::Read)?;
         if run >= DESCRIPTOR_SIZE {
-            return Descriptor::read(mem, base);
+            return Descriptor::read_indirect(mem, base);
         }
         let mut bytes = [0; 16];
         // The alignment of guest memory regions makes this a case that only a hostile driver brings
         // about, so it may take 8 small reads.
         for (index, pair) in bytes.chunks_exact_mut(2).enumerate() {
             self.count()?;
-            let (base, run) = mem.translate(addr.wrapping_add(2 * index as u64))?;
+            let (base, run) = mem.translate(addr.wrapping_add(2 * index as u64), Access::Read)?;
             if run < 2 {
                 return Err(RingError::Unmapped);
             }
-            pair.copy_from_slice(&mem.read_u16(base)?.to_le_bytes());
+            pair.copy_from_slice(&mem.read_indirect_u16(base)?.to_le_bytes());
         }
         Ok(Descriptor::decode(bytes))
     }

@@ -7,7 +7,7 @@
 use crate::atomics;
 use crate::engine::error::RingError;
 use crate::engine::log;
-use crate::engine::mem::{RingMem, Segment, UsedElem};
+use crate::engine::mem::{Access, RingMem, Segment, UsedElem};
 use crate::engine::ring::Layout;
 use crate::engine::stats::Tally;
 use crate::kern::user::UserMemory;
@@ -205,7 +205,7 @@ impl RingMem for Mediated<'_> {
         self.log_used(address, size_of_val(elems) as u64)
     }
 
-    fn translate(&self, address: u64) -> Result<(u64, u64), RingError> {
-        self.user.translate(address)
+    fn translate(&self, address: u64, access: Access) -> Result<(u64, u64), RingError> {
+        self.user.translate(address, access)
     }
 }

@@ -348,7 +348,7 @@ impl RingMem for Memory {
         self.touched(Touch::WriteUsed(addr, elems.to_vec(), at.is_some()))
     }
 
-    fn translate(&self, addr: u64) -> Result<(u64, u64), RingError> {
+    fn translate(&self, addr: u64, _access: mem::Access) -> Result<(u64, u64), RingError> {
         assert!(self.work() < self.limit.get(), "work without end");
         self.translations.set(self.translations.get() + 1);
         let found = mem::Lookup::new(&self.regions, self.order).translate(addr);

@@ -14,7 +14,7 @@ use loom::thread;
 
 use crate::engine;
 use crate::engine::error::RingError;
-use crate::engine::mem::{RingMem, Segment, UsedElem};
+use crate::engine::mem::{Access, RingMem, Segment, UsedElem};
 use crate::engine::ring::Layout;
 use crate::explore::{explore, failure};
 
@@ -160,7 +160,7 @@ impl RingMem for Shared {
         Ok(())
     }
 
-    fn translate(&self, _addr: u64) -> Result<(u64, u64), RingError> {
+    fn translate(&self, _addr: u64, _access: Access) -> Result<(u64, u64), RingError> {
         Err(RingError::Unmapped)
     }
 }
