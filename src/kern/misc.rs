@@ -11,8 +11,11 @@ use core::pin::Pin;
 use core::ptr;
 use kernel::bindings;
 use kernel::error::to_result;
+use kernel::fs::File;
+use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
 use kernel::str::CStr;
+use kernel::sync::poll::{PollCondVar, PollTable};
 use kernel::types::Opaque;
 
 /// What stands behind the node.
@@ -26,8 +29,31 @@ pub trait Node: Send + Sync + Sized + 'static {
     /// An ioctl; the result is returned to user space.
     fn ioctl(file: &Self::File, command: u32, argument: Argument) -> Result<u32>;
 
-    /// Reads a message. `room` is what the reader has, in bytes.
-    fn read(file: &Self::File, room: usize, nonblocking: bool) -> Result<usize>;
+    /// Reads a message into `to`. Returns how many bytes.
+    fn read(file: &Self::File, to: &mut IovIterDest<'_>, nonblocking: bool) -> Result<usize>;
+
+    /// Takes a message from `from`. Returns how many bytes.
+    fn write(file: &Self::File, from: &mut IovIterSource<'_>) -> Result<usize>;
+
+    /// Whether there is a message to be read.
+    ///
+    /// # Errors
+    ///
+    /// Those for which who polls cannot be told when there is one.
+    fn poll(file: &Self::File, poll: &Poll<'_>) -> Result<bool>;
+}
+
+/// A poll of an open file, as long as it is asked for its state.
+pub struct Poll<'a> {
+    file: &'a File,
+    table: PollTable<'a>,
+}
+
+impl Poll<'_> {
+    /// Lets who polls be told by `readers`.
+    pub fn wait_on(&self, readers: &PollCondVar) {
+        self.table.register_wait(self.file, readers);
+    }
 }
 
 /// The name that module parameter `device` gives the node, or none.
@@ -103,6 +129,8 @@ impl<N: Node> Registration<N> {
             open: Some(Self::open),
             release: Some(Self::release),
             read_iter: Some(Self::read_iter),
+            write_iter: Some(Self::write_iter),
+            poll: Some(Self::poll),
             unlocked_ioctl: Some(Self::ioctl),
             compat_ioctl: bindings::compat_ptr_ioctl,
             llseek: Some(bindings::noop_llseek),
@@ -182,9 +210,47 @@ impl<N: Node> Registration<N> {
         let opened = unsafe { &*(*file).private_data.cast::<N::File>() };
         // SAFETY: The file is open.
         let nonblocking = unsafe { (*file).f_flags } & bindings::O_NONBLOCK != 0;
-        // SAFETY: The kernel passes a valid iterator.
-        let room = unsafe { kernel::iov::IovIterDest::from_raw(to) }.len();
-        super::sysfs::finish(N::read(opened, room, nonblocking))
+        // SAFETY: The kernel passes a valid iterator of memory to be written, for this call alone.
+        let to = unsafe { IovIterDest::from_raw(to) };
+        super::sysfs::finish(N::read(opened, to, nonblocking))
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel for a file that `open` opened.
+    unsafe extern "C" fn write_iter(
+        kiocb: *mut bindings::kiocb,
+        from: *mut bindings::iov_iter,
+    ) -> isize {
+        // SAFETY: The kernel passes a valid kiocb of an open file.
+        let file = unsafe { (*kiocb).ki_filp };
+        // SAFETY: `open` stored the pointer, which is valid until `release`.
+        let opened = unsafe { &*(*file).private_data.cast::<N::File>() };
+        // SAFETY: The kernel passes a valid iterator of memory to be read, for this call alone.
+        let from = unsafe { IovIterSource::from_raw(from) };
+        super::sysfs::finish(N::write(opened, from))
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel for a file that `open` opened.
+    unsafe extern "C" fn poll(
+        file: *mut bindings::file,
+        table: *mut bindings::poll_table_struct,
+    ) -> bindings::__poll_t {
+        // SAFETY: `open` stored the pointer, which is valid until `release`.
+        let opened = unsafe { &*(*file).private_data.cast::<N::File>() };
+        let poll = Poll {
+            // SAFETY: The file is open during the call, and its position is not used.
+            file: unsafe { File::from_raw_file(file) },
+            // SAFETY: The kernel passes a table that is valid for the call, or none.
+            table: unsafe { PollTable::from_raw(table) },
+        };
+        match N::poll(opened, &poll) {
+            Ok(true) => shim::IOCM_POLLIN | shim::IOCM_POLLRDNORM,
+            Ok(false) => 0,
+            Err(_) => shim::IOCM_POLLERR,
+        }
     }
 }
 

@@ -78,6 +78,12 @@ pub fn regions_max() -> u32 {
     unsafe { shim::iocm_max_mem_regions() }
 }
 
+/// The most translations of a device IOTLB.
+pub fn translations_max() -> usize {
+    // SAFETY: The function reads a parameter.
+    unsafe { shim::iocm_max_iotlb_entries() as usize }
+}
+
 /// The time, in nanoseconds, for which a pinned page is relied on.
 pub fn poll_recheck() -> u64 {
     // SAFETY: The function reads a parameter.

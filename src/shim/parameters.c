@@ -97,6 +97,8 @@ UINT_PARAMETER(max_woken, 1024, 0, 1024,
 /* Of the same names as stock vhost's, which cannot be changed while it is loaded either. */
 UINT_PARAMETER_MODE(max_mem_regions, 64, 1, 1024, 0444,
 		    "regions that a memory table may have, 1 to 1024 (default: 64)")
+UINT_PARAMETER_MODE(max_iotlb_entries, 2048, 1, 65536, 0444,
+		    "translations that a device IOTLB may have, 1 to 65536 (default: 2048)")
 UINT_PARAMETER(worker_priority, 0, 0, MAX_RT_PRIO - 1,
 	       "real-time priority of new workers, 1 to 99, or 0 for none (default: 0)")
 

@@ -193,6 +193,7 @@ unsigned int iocm_park_load(void);
 unsigned int iocm_park_after_us(void);
 unsigned int iocm_max_woken(void);
 unsigned int iocm_max_mem_regions(void);
+unsigned int iocm_max_iotlb_entries(void);
 int iocm_worker_nice(void);
 unsigned int iocm_worker_priority(void);
 

@@ -2,41 +2,41 @@
 
 //! A device: one open file of the node, with two virtqueues.
 
-use super::features::{Features, BACKEND_OFFERED, OFFERED, WORDS};
+use super::features::{Features, BACKEND_OFFERED, MESSAGES_V2, OFFERED, WORDS};
 use super::home::HomeWork;
 use super::log::Log;
 use super::net::Mediated;
 use super::virtqueue::{
-    is_accessible, is_ring_accessible, Backend, Buffers, Common, Direction, End, Kick, Queue,
+    is_accessible, new_iotlb, Backend, Buffers, Common, Direction, End, Iotlb, Kick, Queue,
     SocketEvent, Virtqueue,
 };
 use crate::engine::abi::{DeviceId, VirtqueueId, WorkerId};
+use crate::engine::iotlb::message::{self, Request, Version};
 use crate::engine::ring::{Layout, Ring};
 use crate::engine::stats::Tally;
-use crate::kern::error::{ebadfd, enobufs, eopnotsupp, ring_errno};
+use crate::kern::error::{enobufs, eopnotsupp, ring_errno};
 use crate::kern::eventfd::{EventFd, FileRef};
 use crate::kern::home::Home;
 use crate::kern::inbox::Inbox;
+use crate::kern::misc::Poll;
 use crate::kern::mm::OwnerMm;
 use crate::kern::parameters;
 use crate::kern::process::Process;
 use crate::kern::served::{Hold, Served};
 use crate::kern::snapshot::Snapshot;
 use crate::kern::tap::{self, Receiver, Socket};
-use crate::kern::user::{Argument, MemoryTable, UserMemory};
+use crate::kern::user::{access_ok, Argument, MemoryTable, UserMemory};
 use crate::kern::vhost_abi::{
     ioctl, vhost_vring_addr, vhost_vring_file, vhost_vring_state, MemoryHead, VHOST_VRING_F_LOG,
 };
 use crate::kern::watch::{Watch, READABLE, WRITABLE};
+use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 
 /// Virtqueues of a device: one receives, one transmits. More queues are more devices.
 pub const VIRTQUEUES: usize = 2;
-
-/// Bytes of a message of the device IOTLB, `struct vhost_msg`.
-const MESSAGE_SIZE: usize = 72;
 
 /// In the flags of `VHOST_SET_VRING_ADDR`: writes to the used ring are logged.
 const USED_RING_LOGGED: u32 = 1 << VHOST_VRING_F_LOG;
@@ -149,6 +149,7 @@ impl Device {
     /// Ends all that the device does, when its file is closed.
     pub fn close(&self) {
         self.stop();
+        self.common.channel.close();
         let setup = core::mem::take(&mut *self.setup.lock());
         // Waits for the end of the home thread.
         drop(setup);
@@ -162,6 +163,8 @@ impl Device {
             let queue = core::mem::take(&mut *virtqueue.as_arc_borrow().hold());
             drop(queue);
         }
+        self.common.channel.set_open(false);
+        self.common.channel.set_version(Version::default());
         self.relabel(|label| *label = Label::default());
     }
 
@@ -179,9 +182,18 @@ impl Device {
             ioctl::SET_FEATURES_ARRAY => self.set_features(read_features_array(argument)?)?,
             ioctl::GET_BACKEND_FEATURES => argument.write(&BACKEND_OFFERED)?,
             ioctl::SET_BACKEND_FEATURES => {
-                if argument.read::<u64>()? & !BACKEND_OFFERED != 0 {
+                let features = argument.read::<u64>()?;
+                if features & !BACKEND_OFFERED != 0 {
                     return Err(eopnotsupp());
                 }
+                let _setup = self.setup.lock();
+                self.common
+                    .channel
+                    .set_version(if features & MESSAGES_V2 != 0 {
+                        Version::V2
+                    } else {
+                        Version::V1
+                    });
             }
             ioctl::SET_OWNER => self.set_owner()?,
             ioctl::RESET_OWNER => self.reset_owner()?,
@@ -199,18 +211,82 @@ impl Device {
         Ok(0)
     }
 
-    /// Reads a message of the device IOTLB, which is not offered: there never is one.
+    /// Reads the question for a translation that the device IOTLB lacks. Returns how many bytes were
+    /// read, which is 0 where there is no room for a whole one.
     ///
     /// # Errors
     ///
-    /// `EAGAIN` without waiting, `EBADFD` where one would have to wait for ever.
-    pub fn read(&self, room: usize, nonblocking: bool) -> Result<usize> {
-        if room < MESSAGE_SIZE {
-            Ok(0)
-        } else if nonblocking {
-            Err(EAGAIN)
-        } else {
-            Err(ebadfd())
+    /// Those of [`Channel::read`](super::channel::Channel::read).
+    pub fn read(&self, to: &mut IovIterDest<'_>, nonblocking: bool) -> Result<usize> {
+        if to.len() < message::SIZE {
+            return Ok(0);
+        }
+        let deliver = |bytes: &[u8; message::SIZE]| to.copy_to_iter(bytes);
+        self.common.channel.read(nonblocking, deliver)
+    }
+
+    /// Takes a translation that user space tells, or takes back. Returns the length of a message, even
+    /// if less was written.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for what is no message, `EFAULT` for what is refused, as in stock vhost.
+    pub fn write(&self, from: &mut IovIterSource<'_>) -> Result<usize> {
+        let mut bytes = [0; message::MEANT];
+        let len = from.copy_from_iter(&mut bytes);
+        let request = message::decode(&bytes[..len]).map_err(|_| EINVAL)?;
+        let _setup = self.setup.lock();
+        match request {
+            Request::Update {
+                first,
+                last,
+                user_addr,
+                permissions,
+            } => {
+                let len = last - first + 1;
+                let end = user_addr.checked_add(len - 1);
+                if end.is_none() || permissions.allow_any() && !access_ok(user_addr, len) {
+                    return Err(EFAULT);
+                }
+                self.change_iotlb(|iotlb| iotlb.insert(first, last, user_addr, permissions))?;
+                self.resume(first, last);
+            }
+            Request::Invalidate { first, last } => {
+                // When this returns no slice uses the old translations any more, so user space may
+                // unmap what they led to.
+                self.change_iotlb(|iotlb| iotlb.remove(first, last))?;
+            }
+            Request::Refused => return Err(EFAULT),
+        }
+        Ok(message::SIZE)
+    }
+
+    /// Whether there is something to be read.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn poll(&self, poll: &Poll<'_>) -> Result<bool> {
+        self.common.channel.poll(poll)
+    }
+
+    /// Changes the device IOTLB of each virtqueue.
+    fn change_iotlb(&self, change: impl Fn(&mut Iotlb)) -> Result {
+        for index in 0..VIRTQUEUES {
+            // All have one or none.
+            change(self.hold(index).iotlb.as_mut().ok_or(EFAULT)?);
+        }
+        Ok(())
+    }
+
+    /// Lets virtqueues go on that wait for a translation of an address from `first` to `last`. The
+    /// device IOTLB has been changed: who has missed it before has posted that by now.
+    fn resume(&self, first: u64, last: u64) {
+        for (index, virtqueue) in self.virtqueues.iter().enumerate() {
+            if self.common.channel.resolve(index, first, last) {
+                virtqueue.note_pending();
+                virtqueue.as_arc_borrow().mark();
+            }
         }
     }
 
@@ -262,8 +338,23 @@ impl Device {
         if features.logs() && !self.can_use(setup.memory.as_deref(), |_| true) {
             return Err(EFAULT);
         }
-        for index in 0..VIRTQUEUES {
-            self.hold(index).set_features(features);
+        let translates = features.translates();
+        let iotlb = || translates.then(new_iotlb).transpose();
+        // A new one each time, without any translation. Stock vhost has no other errno for this.
+        let iotlbs = [iotlb().map_err(|_| EFAULT)?, iotlb().map_err(|_| EFAULT)?];
+        if translates {
+            self.common.channel.set_open(true);
+        }
+        for (index, iotlb) in iotlbs.into_iter().enumerate() {
+            let old = {
+                let mut queue = self.hold(index);
+                queue.set_features(features);
+                queue.set_iotlb(iotlb)
+            };
+            drop(old);
+        }
+        if !translates {
+            self.common.channel.set_open(false);
         }
         Ok(())
     }
@@ -419,7 +510,7 @@ impl Device {
             ..queue.log.clone()
         };
         if queue.backend.is_some()
-            && !(is_ring_accessible(&ring) && log.is_used_accessible(log.base, queue.used_len()))
+            && !(queue.is_ring_accessible(&ring) && queue.is_used_log_accessible(&log, log.base))
         {
             return Err(EINVAL);
         }
@@ -461,6 +552,9 @@ impl Device {
             1 => Direction::Transmit,
             _ => return Err(enobufs()),
         };
+        if file.fd == -1 {
+            self.common.channel.forget(index);
+        }
         let memory = setup.memory.as_ref().ok_or(EFAULT)?;
         if !self.hold(index).is_accessible() {
             return Err(EFAULT);
@@ -489,17 +583,30 @@ impl Device {
             Some((backend, name)) => {
                 let mm = owner.as_current().ok_or(EPERM)?;
                 // The indices may have moved since the first look, as long as there was a backend.
-                let (before, features, log) = {
-                    let queue = self.hold(index);
-                    (queue.ring, queue.features, queue.log.clone())
+                // Nobody else uses or changes the device IOTLB meanwhile.
+                let (before, features, log, iotlb) = {
+                    let mut queue = self.hold(index);
+                    let iotlb = queue.iotlb.take();
+                    (queue.ring, queue.features, queue.log.clone(), iotlb)
                 };
                 let mut ring = before;
                 let user = UserMemory::new(memory, &mm);
-                let memory = Mediated::new(user, &log, features.logs(), ring.layout(), false);
+                let memory = Mediated::new(
+                    user,
+                    iotlb.as_ref(),
+                    &log,
+                    features.logs(),
+                    ring.layout(),
+                    false,
+                );
                 let started = ring.start(&memory);
                 let mut tally = Tally::default();
-                memory.finish(&mut tally);
+                let miss = memory.finish(&mut tally);
+                self.hold(index).iotlb = iotlb;
                 self.note(index, &tally);
+                if let Some(miss) = miss {
+                    self.common.channel.post(index, miss);
+                }
                 if let Err(error) = started {
                     self.install(index, before, old);
                     return Err(ring_errno(error));

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Which features the device offers, and what they mean for packets.
-//!
-//! The device IOTLB (33), which stock vhost-net has, is not offered yet.
 
 use crate::engine::vnet;
 
@@ -17,6 +15,8 @@ const VIRTIO_NET_HDR: u32 = 27;
 const INDIRECT_DESC: u32 = 28;
 const EVENT_IDX: u32 = 29;
 const VERSION_1: u32 = 32;
+/// All addresses are I/O virtual ones, which the device IOTLB translates.
+const ACCESS_PLATFORM: u32 = 33;
 const IN_ORDER: u32 = 35;
 /// Resetting a virtqueue needs nothing from the kernel: user space stops it and starts it again.
 const RING_RESET: u32 = 40;
@@ -38,13 +38,17 @@ pub const OFFERED: [u64; WORDS] = [
         | 1 << INDIRECT_DESC
         | 1 << EVENT_IDX
         | 1 << VERSION_1
+        | 1 << ACCESS_PLATFORM
         | 1 << IN_ORDER
         | 1 << RING_RESET,
     1 << GUEST_UDP_TUNNEL_GSO | 1 << HOST_UDP_TUNNEL_GSO,
 ];
 
-/// The backend features that are offered: none, as they all concern the device IOTLB.
-pub const BACKEND_OFFERED: u64 = 0;
+/// The backend feature by which messages have their second layout (`VHOST_BACKEND_F_IOTLB_MSG_V2`).
+pub const MESSAGES_V2: u64 = 1 << 1;
+
+/// The backend features that are offered.
+pub const BACKEND_OFFERED: u64 = MESSAGES_V2;
 
 /// The features that user space has set; at first none.
 #[derive(Clone, Copy, Default)]
@@ -87,6 +91,11 @@ impl Features {
 
     fn tunnels(&self) -> bool {
         self.0[1] != 0
+    }
+
+    /// Addresses go through the device IOTLB.
+    pub fn translates(&self) -> bool {
+        self.has(ACCESS_PLATFORM)
     }
 
     /// What is written into buffers is logged.

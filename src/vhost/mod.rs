@@ -3,6 +3,7 @@
 //! The driver: devices and their ioctls, virtqueues and their data path, workers and their
 //! control. Safe Rust throughout.
 
+pub mod channel;
 pub mod device;
 pub mod fast_loop;
 pub mod features;

@@ -5,8 +5,9 @@
 use super::device::Device;
 use super::pool::Pool;
 use super::sysfs::DeviceDirectories;
-use crate::kern::misc::Node;
+use crate::kern::misc::{Node, Poll};
 use crate::kern::user::Argument;
+use kernel::iov::{IovIterDest, IovIterSource};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -40,8 +41,16 @@ impl Node for VhostNet {
         file.device.ioctl(command, argument)
     }
 
-    fn read(file: &OpenDevice, room: usize, nonblocking: bool) -> Result<usize> {
-        file.device.read(room, nonblocking)
+    fn read(file: &OpenDevice, to: &mut IovIterDest<'_>, nonblocking: bool) -> Result<usize> {
+        file.device.read(to, nonblocking)
+    }
+
+    fn write(file: &OpenDevice, from: &mut IovIterSource<'_>) -> Result<usize> {
+        file.device.write(from)
+    }
+
+    fn poll(file: &OpenDevice, poll: &Poll<'_>) -> Result<bool> {
+        file.device.poll(poll)
     }
 }
 

@@ -2,12 +2,14 @@
 
 //! A virtqueue: what all may see of it, and what only its worker or an ioctl may touch.
 
+use super::channel::Channel;
 use super::device::{Label, VIRTQUEUES};
 use super::features::Features;
 use super::log::Log;
 use crate::engine::abi::{DeviceId, VirtqueueId, WorkerId};
+use crate::engine::iotlb::map::{Entry, Map};
 use crate::engine::mem::{Segment, UsedElem};
-use crate::engine::ring::Ring;
+use crate::engine::ring::{Layout, Ring};
 use crate::engine::sched::batch::Batches;
 use crate::engine::sched::credit::{self, Credit};
 use crate::engine::sched::delay::Delay;
@@ -36,6 +38,24 @@ pub const SEGMENTS_MAX: usize = 1024;
 /// The most buffers that one packet may fill, plus those that wait to be given back.
 pub const HEADS_MAX: usize = SEGMENTS_MAX + BATCH;
 
+/// A device IOTLB.
+pub type Iotlb = Map<KVVec<Entry>>;
+
+/// An empty device IOTLB.
+///
+/// # Errors
+///
+/// `ENOMEM`.
+pub fn new_iotlb() -> Result<Iotlb> {
+    // The owner can have as many as it opens devices, so it pays for them.
+    let entries = KVVec::from_elem(
+        Entry::default(),
+        parameters::translations_max(),
+        GFP_KERNEL_ACCOUNT,
+    )?;
+    Ok(Map::new(entries))
+}
+
 /// The longest time for which a polled virtqueue may be kept from being served by a limit, in
 /// nanoseconds: what a guest can stand without taking its device for dead.
 const POLL_RATE_MAX: u64 = 100_000_000;
@@ -62,6 +82,8 @@ pub struct Common {
     pub record: Slot<DeviceRecord>,
     /// How long its slices are made to take, for experiments.
     pub delay: Delay,
+    /// Where translations are asked for.
+    pub channel: Arc<Channel>,
     /// For each virtqueue, one more than the number of the worker on which it has work that waits,
     /// or 0. Its worker is the writer.
     backlog: [Atomic<u32>; VIRTQUEUES],
@@ -83,6 +105,7 @@ impl Common {
         Ok(Self {
             record,
             delay: Delay::new(),
+            channel: Channel::new()?,
             backlog: [const { Atomic::new(0) }; VIRTQUEUES],
         })
     }
@@ -434,6 +457,9 @@ pub struct Queue {
     pub owner: Option<OwnerMm>,
     /// Where guest-physical memory is.
     pub memory: Option<Arc<MemoryTable>>,
+    /// The device IOTLB, if addresses go through one. Each virtqueue has a copy, which is changed by
+    /// who holds it, so that no lock is taken to look something up.
+    pub iotlb: Option<Iotlb>,
     /// Where the dirty log is.
     pub log: Log,
     /// Where packets come from or go to; without it the virtqueue is not served.
@@ -482,6 +508,27 @@ impl Queue {
             .set_features(features.event_idx(), features.notify_on_empty());
     }
 
+    /// Sets the device IOTLB, or that there is none, and returns the old one. Addresses of the ring
+    /// are of another kind then and have to be set again, unless there was one before.
+    pub fn set_iotlb(&mut self, iotlb: Option<Iotlb>) -> Option<Iotlb> {
+        if self.iotlb.is_some() != iotlb.is_some() {
+            self.ring.set_layout(Layout::default());
+            self.log.used = None;
+        }
+        self.avail_idx = None;
+        core::mem::replace(&mut self.iotlb, iotlb)
+    }
+
+    /// When the virtqueue, whose state this is, is polled. One with a device IOTLB never is: looking
+    /// at its ring takes translations.
+    pub fn mode(&self, virtqueue: &Virtqueue) -> Mode {
+        if self.iotlb.is_some() {
+            Mode::Never
+        } else {
+            virtqueue.mode()
+        }
+    }
+
     fn forget_waiting(&mut self) {
         if let Some(buffers) = &mut self.buffers {
             buffers.waiting = 0;
@@ -492,6 +539,7 @@ impl Queue {
     /// ends with the ring.
     pub fn take_backend(&mut self) -> Option<Backend> {
         self.forget_waiting();
+        self.avail_idx = None;
         self.backend.take()
     }
 
@@ -555,7 +603,20 @@ impl Queue {
         self.memory
             .as_ref()
             .is_some_and(|memory| is_accessible(memory, self.features.logs().then_some(base)))
-            && self.log.is_used_accessible(base, self.used_len())
+            && self.is_used_log_accessible(&self.log, base)
+    }
+
+    /// Whether the part of `log` at `base` that is told of the used ring lies in user space. With a
+    /// device IOTLB that part depends on translations.
+    pub fn is_used_log_accessible(&self, log: &Log, base: u64) -> bool {
+        self.iotlb.is_some() || log.is_used_accessible(base, self.used_len())
+    }
+
+    /// Whether `ring` lies in user space. With a device IOTLB that depends on translations, and shows
+    /// when it is used.
+    pub fn is_ring_accessible(&self, ring: &Ring) -> bool {
+        let parts = ring.layout().parts(ring.num(), ring.event_idx());
+        self.iotlb.is_some() || parts.iter().all(|(address, len)| access_ok(*address, *len))
     }
 
     /// Bytes of the used ring.
@@ -569,7 +630,7 @@ impl Queue {
 
     /// Whether memory, dirty log and ring lie in user space, as far as they are needed.
     pub fn is_accessible(&self) -> bool {
-        self.is_log_accessible(self.log.base) && is_ring_accessible(&self.ring)
+        self.is_log_accessible(self.log.base) && self.is_ring_accessible(&self.ring)
     }
 
     /// Reports that the ring cannot be served any further until the next kick, or that user space
@@ -589,10 +650,4 @@ impl Queue {
 /// dirty log at `log`.
 pub fn is_accessible(memory: &MemoryTable, log: Option<u64>) -> bool {
     memory.is_accessible() && log.is_none_or(|base| memory.is_log_accessible(base))
-}
-
-/// Whether the parts of a ring lie in user space.
-pub fn is_ring_accessible(ring: &Ring) -> bool {
-    let parts = ring.layout().parts(ring.num(), ring.event_idx());
-    parts.iter().all(|(address, len)| access_ok(*address, *len))
 }

@@ -309,7 +309,7 @@ impl<'a> Loop<'a> {
             return true;
         };
         let (virtqueue, queue) = slice.split();
-        let mode = virtqueue.mode();
+        let mode = queue.mode(virtqueue);
         let now = self.accounted;
         virtqueue.stats.polls.add(1);
         virtqueue.stats.last_poll.set(now);
@@ -551,7 +551,7 @@ impl<'a> Loop<'a> {
         }
         let _no_faults = NoFaults::new();
         let tunables = parameters::polling();
-        let mode = virtqueue.mode();
+        let mode = queue.mode(virtqueue);
         if cause == Cause::Notification {
             queue.polling.work(now, &tunables);
         }

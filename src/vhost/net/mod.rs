@@ -154,6 +154,7 @@ pub fn serve(
         ring,
         features,
         memory: Some(table),
+        iotlb,
         log,
         backend: Some(backend),
         call,
@@ -174,7 +175,7 @@ pub fn serve(
 
     let features = *features;
     let layout = ring.layout();
-    let is_mediated = features.logs() || log.used.is_some();
+    let is_mediated = iotlb.is_some() || features.logs() || log.used.is_some();
     let user = UserMemory::new(table, mm);
     macro_rules! slice {
         ($memory:expr) => {
@@ -197,9 +198,17 @@ pub fn serve(
         };
     }
     let result = if is_mediated {
-        let memory = Mediated::new(user, log, features.logs(), layout, shared);
-        let (result, memory) = slice!(memory).run(&mut backend.end);
-        memory.finish(tally);
+        let iotlb = iotlb.as_ref();
+        let memory = Mediated::new(user, iotlb, log, features.logs(), layout, shared);
+        let (result, memory) = if memory.has_all_of(ring) {
+            slice!(memory).run(&mut backend.end)
+        } else {
+            (Ok(Next::Wait), memory)
+        };
+        if let Some(miss) = memory.finish(tally) {
+            let index = virtqueue.id.index as usize;
+            virtqueue.common.channel.post(index, miss);
+        }
         result
     } else {
         slice!(user).run(&mut backend.end).0
@@ -207,6 +216,8 @@ pub fn serve(
     match result {
         Ok(next) => next,
         Err(RingError::Fault) if shared => Next::Fault,
+        // User space has been asked, and resumes the virtqueue with its answer.
+        Err(RingError::Miss) => Next::Wait,
         Err(_) => {
             tally.errors += 1;
             Next::Wait

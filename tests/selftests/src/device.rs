@@ -8,12 +8,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use vhost::vhost_kern::vhost_binding::{
     vhost_memory_region, vhost_vring_addr, vhost_vring_file, vhost_vring_state, VhostMemory,
     VHOST_GET_FEATURES, VHOST_GET_VRING_BASE, VHOST_NET_SET_BACKEND, VHOST_RESET_OWNER,
-    VHOST_SET_FEATURES, VHOST_SET_LOG_BASE, VHOST_SET_LOG_FD, VHOST_SET_MEM_TABLE, VHOST_SET_OWNER,
-    VHOST_SET_VRING_ADDR, VHOST_SET_VRING_BASE, VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR,
-    VHOST_SET_VRING_KICK, VHOST_SET_VRING_NUM,
+    VHOST_SET_BACKEND_FEATURES, VHOST_SET_FEATURES, VHOST_SET_LOG_BASE, VHOST_SET_LOG_FD,
+    VHOST_SET_MEM_TABLE, VHOST_SET_OWNER, VHOST_SET_VRING_ADDR, VHOST_SET_VRING_BASE,
+    VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_SET_VRING_KICK, VHOST_SET_VRING_NUM,
 };
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
@@ -51,6 +52,8 @@ pub const RING_RESET: u64 = 1 << 40;
 pub const UDP_TUNNELS: u64 = 1 << (65 - 64) | 1 << (67 - 64);
 
 /// Features that vhost_iocm offers.
+///
+/// They are those of Linux 7.2's vhost_net.
 pub const FEATURES: u64 = MRG_RXBUF
     | NOTIFY_ON_EMPTY
     | LOG_ALL
@@ -58,12 +61,11 @@ pub const FEATURES: u64 = MRG_RXBUF
     | INDIRECT_DESC
     | EVENT_IDX
     | VERSION_1
+    | ACCESS_PLATFORM
     | IN_ORDER
     | RING_RESET;
-/// Features from number 64 on that both offer.
+/// Features from number 64 on that it offers.
 pub const HIGH_FEATURES: u64 = UDP_TUNNELS;
-/// Features that Linux 7.2's vhost_net offers.
-pub const STOCK_FEATURES: u64 = FEATURES | ACCESS_PLATFORM;
 
 /// Numbers of requests that the bindings lack, named as in the kernel's headers.
 #[expect(missing_docs, reason = "the macros take no documentation")]
@@ -231,6 +233,32 @@ impl Device {
     /// Sets the eventfd that is signalled after something was logged; none unbinds.
     pub fn set_log_event(&self, event: Option<&dyn AsRawFd>) -> Result<(), Errno> {
         self.set(VHOST_SET_LOG_FD(), &number(event))
+    }
+
+    /// Acknowledges backend features.
+    pub fn set_backend_features(&self, features: u64) -> Result<(), Errno> {
+        self.set(VHOST_SET_BACKEND_FEATURES(), &features)
+    }
+
+    /// Reads from the device's file.
+    pub fn read(&self, bytes: &mut [u8]) -> Result<usize, Errno> {
+        nix::unistd::read(&self.file, bytes)
+    }
+
+    /// Writes to the device's file.
+    pub fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        nix::unistd::write(&self.file, bytes)
+    }
+
+    /// Sets whether reading waits for something to be read.
+    pub fn set_blocking(&self, blocking: bool) -> Result<()> {
+        let flags = if blocking {
+            OFlag::empty()
+        } else {
+            OFlag::O_NONBLOCK
+        };
+        fcntl(&self.file, FcntlArg::F_SETFL(flags)).context("F_SETFL")?;
+        Ok(())
     }
 
     /// The same device by another descriptor.

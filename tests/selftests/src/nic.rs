@@ -11,7 +11,8 @@ use vm_memory::{Address, GuestAddress};
 use vmm_sys_util::eventfd::{EventFd, EFD_CLOEXEC, EFD_NONBLOCK};
 
 use crate::device::{
-    self, Device, DEVICE_HEADER, EVENT_IDX, IN_ORDER, MRG_RXBUF, UDP_TUNNELS, VERSION_1,
+    self, Device, ACCESS_PLATFORM, DEVICE_HEADER, EVENT_IDX, IN_ORDER, MRG_RXBUF, UDP_TUNNELS,
+    VERSION_1,
 };
 use crate::header::{NetHeader, LEGACY_LENGTH, MODERN_LENGTH, TUNNEL_LENGTH};
 use crate::memory::GuestMemory;
@@ -394,15 +395,22 @@ impl Nic {
         Ok(())
     }
 
-    /// Where a ring is in this process.
+    /// Where a ring is: in this process, or for the device IOTLB if there is one.
     pub fn addresses(&self, queue: &Queue) -> Result<vhost_vring_addr> {
         let layout = queue.ring.layout();
+        let place = |address: GuestAddress| {
+            if self.options.features & ACCESS_PLATFORM != 0 {
+                Ok(address.raw_value())
+            } else {
+                self.memory.host_address(address)
+            }
+        };
         Ok(vhost_vring_addr {
             index: queue.index,
             flags: 0,
-            desc_user_addr: self.memory.host_address(layout.descriptors)?,
-            used_user_addr: self.memory.host_address(layout.used)?,
-            avail_user_addr: self.memory.host_address(layout.available)?,
+            desc_user_addr: place(layout.descriptors)?,
+            used_user_addr: place(layout.used)?,
+            avail_user_addr: place(layout.available)?,
             log_guest_addr: 0,
         })
     }

@@ -16,7 +16,8 @@ use clap::Parser;
 use nix::errno::Errno;
 use vhost::vhost_kern::vhost_binding::vhost_memory_region;
 use vhost_iocm_selftests::control::Control;
-use vhost_iocm_selftests::device::{Device, RECEIVE, TRANSMIT};
+use vhost_iocm_selftests::device::{Device, ACCESS_PLATFORM, RECEIVE, TRANSMIT};
+use vhost_iocm_selftests::iotlb;
 use vhost_iocm_selftests::ktap::{diagnostic, skip, Outcome, Suite};
 use vhost_iocm_selftests::nic::{new_event, Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
@@ -42,6 +43,9 @@ fn main() -> ExitCode {
     });
     suite.case("SET_LOG_FD", || {
         injected(|faults| set_log_event(faults, node))
+    });
+    suite.case("SET_FEATURES with a device IOTLB", || {
+        injected(|faults| set_iotlb(faults, node))
     });
     suite.case("NET_SET_BACKEND", || {
         injected(|faults| set_backend(faults, node))
@@ -235,6 +239,23 @@ fn set_log_event(faults: &mut Faults, node: &Path) -> Result<()> {
         || device.set_log_event(Some(&event)),
         || Ok(device.set_log_event(None)?),
         |()| Ok(device.set_log_event(None)?),
+    )
+}
+
+fn set_iotlb(faults: &mut Faults, node: &Path) -> Result<()> {
+    let device = Device::open(node)?;
+    let invalidate = iotlb::invalidate(0, 0).encode();
+    faults.sweep(
+        || device.set_features(ACCESS_PLATFORM),
+        || {
+            let answer = device.write(&invalidate);
+            ensure!(
+                answer == Err(Errno::EFAULT),
+                "there is an IOTLB: {answer:?}"
+            );
+            Ok(())
+        },
+        |()| Ok(device.set_features(0)?),
     )
 }
 

@@ -487,11 +487,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, bench: &'a Bench<'a>
     suite.case(
         "the features offered are exactly the documented ones",
         move || {
-            let expected = if options.stock {
-                device::STOCK_FEATURES
-            } else {
-                device::FEATURES
-            };
+            let expected = device::FEATURES;
             let features = Device::open(&options.node)?.features()?;
             ensure!(
                 features == expected,
