@@ -22,6 +22,7 @@ pub mod cpu;
 pub mod device;
 pub mod frame;
 pub mod header;
+pub mod interface;
 pub mod iotlb;
 pub mod ktap;
 pub mod load;

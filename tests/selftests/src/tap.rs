@@ -31,6 +31,8 @@ pub struct TapOptions {
     pub mtu: u16,
     /// Whether the guest takes packets with open checksums and of more than one segment.
     pub offload: bool,
+    /// Whether the interface may have several queues, each of which is a file.
+    pub multi_queue: bool,
     /// Limit of bytes in flight towards the host; none for the default, which is no limit.
     pub send_buffer: Option<i32>,
 }
@@ -42,6 +44,7 @@ impl Default for TapOptions {
             header_length: Some(crate::header::MODERN_LENGTH),
             mtu: 1500,
             offload: false,
+            multi_queue: false,
             send_buffer: None,
         }
     }
@@ -56,24 +59,7 @@ impl AsRawFd for Tap {
 impl Tap {
     /// Creates a tap and brings it up.
     pub fn new(options: &TapOptions) -> Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
-            .open("/dev/net/tun")
-            .context("open /dev/net/tun")?;
-        let mut request = interface_request(&options.name)?;
-        let header = if options.header_length.is_some() {
-            libc::IFF_VNET_HDR
-        } else {
-            0
-        };
-        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | header) as i16;
-        // SAFETY: The argument is the interface request that TUNSETIFF reads and writes.
-        Errno::result(unsafe { ioctl_with_mut_ref(&file, libc::TUNSETIFF, &mut request) })
-            .with_context(|| format!("create tap {}", options.name))?;
-        let name = interface_name(&request)?;
-        let tap = Self { file, name };
+        let tap = Self::open(options)?;
         if let Some(length) = options.header_length {
             tap.set_int(libc::TUNSETVNETHDRSZ, length as i32)?;
         }
@@ -95,6 +81,58 @@ impl Tap {
         })?;
         tap.set_up(true)?;
         Ok(tap)
+    }
+
+    /// Opens a queue of the interface that the options name, which is created if it is not there.
+    fn open(options: &TapOptions) -> Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+            .open("/dev/net/tun")
+            .context("open /dev/net/tun")?;
+        let mut request = interface_request(&options.name)?;
+        let header = if options.header_length.is_some() {
+            libc::IFF_VNET_HDR
+        } else {
+            0
+        };
+        let queues = if options.multi_queue {
+            libc::IFF_MULTI_QUEUE
+        } else {
+            0
+        };
+        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | header | queues) as i16;
+        // SAFETY: The argument is the interface request that TUNSETIFF reads and writes.
+        Errno::result(unsafe { ioctl_with_mut_ref(&file, libc::TUNSETIFF, &mut request) })
+            .with_context(|| format!("create tap {}", options.name))?;
+        let name = interface_name(&request)?;
+        Ok(Self { file, name })
+    }
+
+    /// Another queue of the same interface, which was created with these options.
+    pub fn another_queue(&self, options: &TapOptions) -> Result<Self> {
+        Self::open(&TapOptions {
+            name: self.name.clone(),
+            ..options.clone()
+        })
+    }
+
+    /// Attaches the queue to its interface, or detaches it: then nothing comes or goes.
+    pub fn set_attached(&self, attached: bool) -> Result<()> {
+        const IFF_ATTACH_QUEUE: i16 = 0x200;
+        const IFF_DETACH_QUEUE: i16 = 0x400;
+        const TUNSETQUEUE: u64 = 0x4004_54d9;
+        let mut request = interface_request(&self.name)?;
+        request.ifr_ifru.ifru_flags = if attached {
+            IFF_ATTACH_QUEUE
+        } else {
+            IFF_DETACH_QUEUE
+        };
+        // SAFETY: The argument is the interface request that TUNSETQUEUE reads.
+        Errno::result(unsafe { ioctl_with_ref(&self.file, TUNSETQUEUE, &request) })
+            .context("TUNSETQUEUE")?;
+        Ok(())
     }
 
     /// Brings the interface up or down.

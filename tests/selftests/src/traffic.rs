@@ -103,7 +103,12 @@ impl<'a, L: Fn(u64) -> usize> Traffic<'a, L> {
     /// Traffic of frames whose length follows from their number.
     pub fn with_lengths(nic: &'a mut Nic, directions: Direction, length: L) -> Result<Self> {
         let wire = PacketSocket::new(nic.tap.name(), frame::ETHERTYPE)?;
-        Ok(Self {
+        Ok(Self::over(nic, wire, directions, length))
+    }
+
+    /// The same with a wire that ends elsewhere than at the card's own tap.
+    pub fn over(nic: &'a mut Nic, wire: PacketSocket, directions: Direction, length: L) -> Self {
+        Self {
             nic,
             wire,
             directions,
@@ -112,7 +117,7 @@ impl<'a, L: Fn(u64) -> usize> Traffic<'a, L> {
             goals: (0, 0),
             transmit: Stream::default(),
             receive: Stream::default(),
-        })
+        }
     }
 
     /// Sends this many frames in each direction and expects them all.

@@ -66,6 +66,12 @@ impl PacketSocket {
         })
     }
 
+    /// A socket for packets of this EtherType to be the backend of a device, with a virtio-net header
+    /// before every packet or none.
+    pub fn as_backend(interface: &str, ethertype: u16, header: bool) -> Result<Self> {
+        Self::open(interface, ethertype, header)
+    }
+
     /// Sends a packet. Returns false when there is no room for it now.
     pub fn send(&self, packet: &[u8]) -> Result<bool> {
         self.send_with(&NetHeader::default(), packet)
