@@ -24,7 +24,7 @@ use vhost_iocm_selftests::options::Options;
 use vhost_iocm_selftests::wait;
 
 /// More allocations than any of the operations makes.
-const MOST: u32 = 500;
+const MOST: u32 = 1000;
 
 fn main() -> ExitCode {
     let options = Options::parse();
