@@ -27,10 +27,9 @@ impl<M: Memory> Slice<'_, '_, M> {
     pub(super) fn receive(&mut self, receiver: &mut Receiver) -> SliceResult {
         self.ring.disable_notify(&self.memory)?;
         let result = self.receive_packets(receiver);
-        // What was received is given back also when the ring broke after it.
-        let given_back = self.give_back();
-        let next = result?;
-        given_back.map(|()| next)
+        // What was received is given back also when the ring broke after it. A used ring that is not
+        // resident comes before that: who may wait for it finds the ring broken, too.
+        self.give_back().and(result)
     }
 
     fn receive_packets(&mut self, receiver: &mut Receiver) -> SliceResult {

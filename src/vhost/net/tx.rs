@@ -36,10 +36,9 @@ impl<M: Memory> Slice<'_, '_, M> {
         self.ring.disable_notify(&self.memory)?;
         let mut batch = Batch::default();
         let result = self.transmit_packets(socket, &mut batch);
-        // What was taken is sent and given back also when the ring broke after it.
-        let flushed = self.flush(socket, &mut batch);
-        let next = result?;
-        flushed.map(|()| next)
+        // What was taken is sent and given back also when the ring broke after it. A used ring that is
+        // not resident comes before that: who may wait for it finds the ring broken, too.
+        self.flush(socket, &mut batch).and(result)
     }
 
     fn transmit_packets(&mut self, socket: &Socket, batch: &mut Batch) -> SliceResult {
