@@ -10,6 +10,8 @@ FLAVOUR ?= plain
 KDIR ?=
 # How long "make fuzz" takes.
 FUZZ_SECONDS ?= 3600
+# What "make soak" compares with stock vhost_net.
+SOAK_SEEDS ?= 0..10000
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -108,6 +110,13 @@ bench-check: bench ## fail if one of them is more than 1 % above tests/bench/bas
 .PHONY: fuzz
 fuzz: setup ## fuzz the ring engine for FUZZ_SECONDS
 	@tests/fuzz/run $(FUZZ_SECONDS)
+
+.PHONY: soak
+soak: setup ## compare rings of SOAK_SEEDS with stock vhost_net, and run the long volumes of the selftests
+	@$(MAKE) --no-print-directory modules FLAVOUR=plain
+	@$(environment); cargo build --release --workspace
+	@scripts/vm --timeout 14400 -- tests/conformance/run fuzz '$(SOAK_SEEDS)'
+	@scripts/vm --timeout 7200 -- env VHOST_IOCM_MALICE=400000 VHOST_IOCM_STALL=60 tests/selftests/run malice isolation placement
 
 .PHONY: demo
 demo: setup ## watch guests being served by shared workers, and a device moving
