@@ -119,6 +119,8 @@ const VIRTQUEUE_STATUS: &[&str] = &[
     "max_stuck_cycles",
     "min_poll_rate",
     "pending_ns_now",
+    "move_ns_max",
+    "move_slices_max",
 ];
 
 pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control) {
