@@ -68,13 +68,14 @@ int iocm_copy_to_segments(const struct iovec *segments, unsigned int count, size
 
 /*
  * Whether the first @len bytes of @segments can be written without waiting, by writing a byte of
- * each page.
+ * each page: the one that is there, since nothing may follow.
  */
 bool iocm_probe_segments(const struct iovec *segments, unsigned int count, size_t len)
 {
 	for (; count && len; segments++, count--) {
 		unsigned long addr = (unsigned long)segments->iov_base;
 		size_t left = min(segments->iov_len, len);
+		u8 byte;
 
 		len -= left;
 		if (!user_write_access_begin((void __user *)addr, left))
@@ -82,7 +83,8 @@ bool iocm_probe_segments(const struct iovec *segments, unsigned int count, size_
 		while (left) {
 			size_t run = min(left, PAGE_SIZE - offset_in_page(addr));
 
-			unsafe_put_user(0, (u8 __user *)addr, fault);
+			unsafe_get_user(byte, (u8 __user *)addr, fault);
+			unsafe_put_user(byte, (u8 __user *)addr, fault);
 			addr += run;
 			left -= run;
 		}

@@ -156,7 +156,7 @@ impl<M: Memory> Slice<'_, '_, M> {
     }
 
     /// Whether the first `len` bytes of `buffers` can be written now, and be told of to who has to
-    /// know. What is in them may be lost, which has to be told as well.
+    /// know.
     fn probe(&self, buffers: &[Segment], len: usize) -> bool {
         let writable = self.memory.user().probe(buffers, len);
         let told = self.memory.note_written(buffers, len).is_ok();
