@@ -5,8 +5,16 @@
 //! A policy has no clock, no chance and no file. All that it remembers from one interval to the
 //! next is in itself. The daemon and the simulator run the same policies.
 
+pub mod cores;
+pub mod fixed;
 pub mod observation;
+pub mod original;
+pub mod placement;
 pub mod plan;
+pub mod polling;
+pub mod regret;
+pub mod standard;
+pub mod weights;
 
 pub use observation::{Core, Device, Limits, Observation, Place, Role, Virtqueue, Worker};
 pub use plan::{Action, Plan, Step, Target};

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The default policy: how many cores, which devices on which of them, polling and weights.
+
+use super::cores::{self, Cores};
+use super::observation::Observation;
+use super::placement::{arrange, Mode};
+use super::plan::Plan;
+use super::polling;
+use super::weights::{self, Weights};
+use super::Policy;
+use serde::{Deserialize, Serialize};
+
+/// What an operator may set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// How many cores.
+    pub cores: cores::Settings,
+    /// How devices are divided among workers.
+    pub placement: Mode,
+    /// Whether the policy decides what is polled, beyond what the module does by itself.
+    pub polling: polling::Settings,
+    /// How time is divided among VMs.
+    pub weights: weights::Settings,
+}
+
+/// The default policy.
+#[derive(Clone, Debug, Default)]
+pub struct Standard {
+    settings: Settings,
+    cores: Cores,
+    weights: Weights,
+}
+
+impl Standard {
+    /// Nothing known yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            cores: Cores::new(settings.cores.clone()),
+            weights: Weights::new(settings.weights.clone()),
+            settings,
+        }
+    }
+}
+
+impl Policy for Standard {
+    fn decide(&mut self, observation: &Observation) -> Plan {
+        let age = self.settings.cores.age_us.saturating_mul(1000);
+        let congested = observation
+            .io_workers()
+            .any(|worker| worker.pending_average > age);
+        let verdict = self.cores.decide(observation);
+        let (cores, reason) = match verdict {
+            Some(verdict) => (verdict.cores, verdict.reason),
+            None => (
+                observation.io_cores(),
+                "the device has no worker with a core".to_owned(),
+            ),
+        };
+        let mut plan = arrange(
+            observation,
+            cores,
+            self.settings.placement,
+            congested,
+            &reason,
+        );
+        polling::adjust(observation, &self.settings.polling, &mut plan);
+        self.weights.adjust(observation, &mut plan);
+        plan
+    }
+}

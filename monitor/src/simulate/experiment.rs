@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs of a scenario: with all policies, over seeds and costs, with the same load for each policy.
+
+use super::baseline::{clairvoyant, Optimum};
+use super::costs::Costs;
+use super::host::{Host, Setup};
+use super::measure::{mean, Outcome};
+use super::scenario::Scenario;
+use crate::policy::fixed::Fixed;
+use crate::policy::original::Original;
+use crate::policy::standard::{Settings, Standard};
+use crate::policy::Policy;
+use serde::Serialize;
+use statrs::distribution::{ContinuousCDF, StudentsT};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
+
+/// Packets after which the module tells the other side.
+const SIGNAL_BATCH: usize = 64;
+
+/// A run with a seed and a choice of costs, with everything that is compared.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// The seed.
+    pub seed: u64,
+    /// The costs.
+    pub costs: Costs,
+    /// With 0 cores, which is stock vhost, 1, and so on.
+    pub fixed: Vec<Outcome>,
+    /// The clairvoyant optimum of these.
+    pub optimum: Optimum,
+    /// The default policy.
+    pub standard: Outcome,
+    /// The original's policy.
+    pub original: Outcome,
+}
+
+impl Comparison {
+    /// Runs everything.
+    pub fn run(scenario: &Scenario, costs: Costs, seed: u64, settings: &Settings) -> Self {
+        let run = |cores: u32, policy: Option<&mut dyn Policy>| {
+            let setup = Setup {
+                scenario,
+                costs,
+                seed,
+                signal_batch: SIGNAL_BATCH,
+                cores,
+            };
+            Host::new(&setup).run(policy).0
+        };
+        let fixed: Vec<Outcome> = (0..=scenario.cores_max)
+            .map(|cores| match cores {
+                0 => run(0, None),
+                cores => run(cores, Some(&mut Fixed { cores })),
+            })
+            .collect();
+        Self {
+            seed,
+            costs,
+            optimum: clairvoyant(&fixed, costs.handover, 0),
+            fixed,
+            standard: run(0, Some(&mut Standard::new(settings.clone()))),
+            original: run(0, Some(&mut Original::default())),
+        }
+    }
+}
+
+/// Runs a scenario with the seeds from `first` on, one for each choice of costs, on all cores of this
+/// machine.
+pub fn sweep(
+    scenario: &Scenario,
+    costs: &[Costs],
+    first: u64,
+    settings: &Settings,
+) -> Vec<Comparison> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(costs.len()) {
+            scope.spawn(|| loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(costs) = costs.get(index) else {
+                    break;
+                };
+                let seed = first + index as u64;
+                let comparison = Comparison::run(scenario, *costs, seed, settings);
+                if let Ok(mut done) = done.lock() {
+                    done.push(comparison);
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_default();
+    done.sort_by_key(|comparison| comparison.seed);
+    done
+}
+
+/// A mean over seeds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Estimate {
+    /// The mean.
+    pub mean: f64,
+    /// Half of the width of the 95 % confidence interval, by Student's distribution.
+    pub half_width: f64,
+}
+
+impl Estimate {
+    /// Of these values.
+    pub fn of(values: &[f64]) -> Self {
+        let count = values.len() as f64;
+        let average = mean(values.iter().copied());
+        if values.len() < 2 {
+            return Self {
+                mean: average,
+                half_width: f64::NAN,
+            };
+        }
+        let variance = values
+            .iter()
+            .map(|value| (value - average).powi(2))
+            .sum::<f64>()
+            / (count - 1.0);
+        let quantile = StudentsT::new(0.0, 1.0, count - 1.0)
+            .map_or(f64::NAN, |student| student.inverse_cdf(0.975));
+        Self {
+            mean: average,
+            half_width: quantile * (variance / count).sqrt(),
+        }
+    }
+}
+
+/// One policy's results over all seeds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// What it is.
+    pub name: String,
+    /// The cost, in cores.
+    pub cost: Estimate,
+    /// The cost in parts of the optimum's of the same seed.
+    pub ratio: Estimate,
+    /// The worst of these ratios.
+    pub ratio_max: f64,
+    /// Cores that I/O used.
+    pub cores: Estimate,
+    /// The mean of the windows' p99, in parts of the target.
+    pub p99: Estimate,
+    /// The p99 over whole runs, in parts of the target.
+    pub p99_all: f64,
+    /// The share of windows beyond the target.
+    pub late: f64,
+    /// Changes of the number of cores in a run.
+    pub changes: f64,
+}
+
+/// A scenario's results.
+#[derive(Clone, Debug, Serialize)]
+pub struct Results {
+    /// The scenario.
+    pub scenario: Scenario,
+    /// Seeds, and choices of costs.
+    pub seeds: usize,
+    /// The policies.
+    pub rows: Vec<Row>,
+    /// The mean cost of the optimum, in cores.
+    pub optimum: Estimate,
+    /// The cores that are best if they may not change, of the means.
+    pub best_static: usize,
+    /// The default policy's cost less that of stock threads, by seed.
+    pub over_stock: Estimate,
+    /// The default policy's cost less the original's, by seed.
+    pub over_original: Estimate,
+    /// As before, the cores alone and the p99 alone.
+    pub over_original_cores: Estimate,
+    /// The p99.
+    pub over_original_p99: Estimate,
+}
+
+impl Results {
+    /// Sums up comparisons.
+    pub fn of(scenario: &Scenario, comparisons: &[Comparison]) -> Self {
+        let optimum: Vec<f64> = comparisons.iter().map(|one| one.optimum.cost).collect();
+        let row = |name: String, pick: &dyn Fn(&Comparison) -> &Outcome| {
+            let all = |value: &dyn Fn(&Outcome) -> f64| -> Vec<f64> {
+                comparisons.iter().map(|one| value(pick(one))).collect()
+            };
+            let costs = all(&Outcome::cost);
+            let ratios: Vec<f64> = costs
+                .iter()
+                .zip(&optimum)
+                .map(|(cost, optimum)| cost / optimum.max(1e-9))
+                .collect();
+            Row {
+                name,
+                cost: Estimate::of(&costs),
+                ratio: Estimate::of(&ratios),
+                ratio_max: ratios.iter().copied().fold(0.0, f64::max),
+                cores: Estimate::of(&all(&Outcome::cores)),
+                p99: Estimate::of(&all(&Outcome::p99)),
+                p99_all: mean(all(&|outcome| outcome.time.p99).into_iter()),
+                late: mean(all(&Outcome::late).into_iter()),
+                changes: mean(all(&|outcome| outcome.changes.len() as f64).into_iter()),
+            }
+        };
+        let mut rows = vec![
+            row("default policy".into(), &|one| &one.standard),
+            row("original policy".into(), &|one| &one.original),
+            row("stock threads".into(), &|one| &one.fixed[0]),
+        ];
+        for cores in 1..=scenario.cores_max as usize {
+            rows.push(row(format!("static {cores}"), &|one| &one.fixed[cores]));
+        }
+        let best_static = rows[2..]
+            .iter()
+            .enumerate()
+            .min_by(|(_, one), (_, other)| one.cost.mean.total_cmp(&other.cost.mean))
+            .map_or(0, |(cores, _)| cores);
+        let difference = |value: &dyn Fn(&Outcome) -> f64,
+                          pick: &dyn Fn(&Comparison) -> &Outcome| {
+            let values: Vec<f64> = comparisons
+                .iter()
+                .map(|one| value(&one.standard) - value(pick(one)))
+                .collect();
+            Estimate::of(&values)
+        };
+        Self {
+            scenario: scenario.clone(),
+            seeds: comparisons.len(),
+            optimum: Estimate::of(&optimum),
+            best_static,
+            over_stock: difference(&Outcome::cost, &|one| &one.fixed[0]),
+            over_original: difference(&Outcome::cost, &|one| &one.original),
+            over_original_cores: difference(&Outcome::cores, &|one| &one.original),
+            over_original_p99: difference(&Outcome::p99, &|one| &one.original),
+            rows,
+        }
+    }
+}
