@@ -43,8 +43,14 @@ pub struct Settings {
     /// What has to be gained by keeping cores instead of home threads, or the other way round, in
     /// cores.
     pub gain: f64,
-    /// What a notification costs the guest, in nanoseconds.
+    /// What a guest's notification costs it, in nanoseconds.
     pub notification_ns: u64,
+    /// What it costs a home thread to be woken by it and to sleep again, in nanoseconds. It is used
+    /// as long as nothing better is known.
+    pub wake_ns: u64,
+    /// What it costs to begin and end a slice, in nanoseconds: what a busy worker saves, as it moves
+    /// more packets in each.
+    pub slice_ns: u64,
 }
 
 impl Default for Settings {
@@ -56,9 +62,11 @@ impl Default for Settings {
             bulk_patience: 5,
             late_intervals: 2,
             idle_intervals: 4,
-            utilisation: 0.85,
-            gain: 0.1,
+            utilisation: 0.9,
+            gain: 0.05,
             notification_ns: 1400,
+            wake_ns: 2500,
+            slice_ns: 300,
         }
     }
 }
@@ -79,8 +87,12 @@ pub struct Summary {
     pub cores: u32,
     /// What serving took, in cores.
     pub load: f64,
-    /// What notifications took of guests, in cores.
+    /// What their notifications took of guests, in cores.
     pub notifications: f64,
+    /// What home threads took to be woken and to sleep again, as far as is known, in cores.
+    pub wakes: f64,
+    /// What beginning and ending slices took, as far as is known, in cores.
+    pub slices: f64,
     /// Packets that were moved in a second.
     pub rate: f64,
     /// The average age of work in the worst virtqueue, in parts of what is allowed.
@@ -99,6 +111,8 @@ impl Summary {
         };
         let mut served = 0u64;
         let mut notifications = 0u64;
+        let mut wakes = 0u64;
+        let mut slices = 0u64;
         let mut packets = 0u64;
         for virtqueue in observation
             .devices
@@ -106,7 +120,11 @@ impl Summary {
             .flat_map(|device| &device.virtqueues)
         {
             served = served.saturating_add(virtqueue.served);
-            notifications = notifications.saturating_add(virtqueue.notifications);
+            slices = slices.saturating_add(virtqueue.slices);
+            if virtqueue.id.index != RECEIVE {
+                notifications = notifications.saturating_add(virtqueue.notifications);
+            }
+            wakes = wakes.saturating_add(virtqueue.notifications);
             packets = packets.saturating_add(virtqueue.packets);
             if virtqueue.place == Place::Home {
                 continue;
@@ -127,6 +145,8 @@ impl Summary {
         }
         summary.load = served as f64 / interval;
         summary.notifications = notifications as f64 * settings.notification_ns as f64 / interval;
+        summary.wakes = wakes as f64 * settings.wake_ns as f64 / interval;
+        summary.slices = slices as f64 * settings.slice_ns as f64 / interval;
         summary.rate = packets as f64 * 1e9 / interval;
         summary
     }
@@ -180,9 +200,8 @@ pub struct Cores {
     /// The load and its rate: moving averages that believe at once what rises.
     load: f64,
     rate: f64,
-    /// What packets took at home, and on workers.
+    /// What packets took at home.
     at_home: Experience,
-    on_workers: Experience,
     /// For so many intervals nothing is decided: what waited is being served.
     settling: u32,
     /// How many intervals in a row with a reason it takes to give a core back.
@@ -199,8 +218,8 @@ const SETTLING: u32 = 1;
 const TOO_SOON: u32 = 3;
 /// The longest wait before a core is given back, in intervals.
 const WAIT_MAX: u32 = 200;
-/// More load than this for each core is not tried.
-const LOAD_MAX: f64 = 0.95;
+/// The virtqueue for which the backend notifies and not the guest.
+const RECEIVE: u32 = 0;
 /// A load for each core at which workers may have had no time left.
 const SATURATION: f64 = 0.97;
 /// What home threads take where nothing is known, in parts of what workers do. It is a guess in
@@ -234,6 +253,7 @@ impl Cores {
             });
         }
         self.since_release = self.since_release.saturating_add(1);
+        self.regret.pass();
         let follow = |average: f64, new: f64| (average + NEW * (new - average)).max(new);
         self.load = follow(self.load, summary.load);
         self.rate = follow(self.rate, summary.rate);
@@ -256,9 +276,6 @@ impl Cores {
         self.settling = SETTLING;
         if verdict.cores < summary.cores {
             self.since_release = 0;
-            if verdict.cores > 0 {
-                self.regret.begin(summary.cores, summary.load);
-            }
         } else if self.since_release < self.wait.saturating_mul(TOO_SOON) {
             self.wait = self.wait.saturating_mul(2).min(WAIT_MAX);
         } else {
@@ -267,21 +284,24 @@ impl Cores {
         Some(verdict)
     }
 
-    /// The cores that are enough for a load.
-    fn enough(&self, load: f64) -> u32 {
-        ((load / self.settings.utilisation).ceil() as u32).max(1)
+    /// The cores that are enough for a load, in cores, of `rate` packets in a second.
+    fn enough(&self, load: f64, rate: f64) -> u32 {
+        let mut cores = ((load / self.settings.utilisation).ceil() as u32).max(1);
+        // It takes no more than twice as many: what failed was nearly enough, or something else.
+        for _ in 0..cores {
+            if self.regret.allows(cores, rate) {
+                break;
+            }
+            cores += 1;
+        }
+        cores
     }
 
     fn decide_home(&mut self, summary: &Summary) -> Option<Verdict> {
         let cost = summary.load + summary.notifications;
         self.at_home.note(summary.rate, cost);
-        self.regret.judge(0, summary.load, false);
-        let load = self
-            .on_workers
-            .guess(summary.rate)
-            .unwrap_or(summary.load)
-            .min(summary.load);
-        let enough = self.enough(load);
+        let load = (summary.load - summary.wakes - summary.slices).max(0.0);
+        let enough = self.enough(load, summary.rate);
         if cost < f64::from(enough) + self.settings.gain {
             self.late = 0;
             return None;
@@ -297,17 +317,7 @@ impl Cores {
 
     fn decide_kept(&mut self, summary: &Summary) -> Option<Verdict> {
         let cores = summary.cores;
-        let congested = summary.late > 1.0;
-        if !congested {
-            self.on_workers.note(summary.rate, summary.load);
-        }
-        if let Some(before) = self.regret.judge(cores, summary.load, congested) {
-            return Some(Verdict {
-                cores: before.max(cores + 1),
-                reason: format!("with fewer cores work waits for {} us", summary.age / 1000),
-            });
-        }
-        if !congested {
+        if summary.late <= 1.0 {
             self.late = 0;
             return self.decide_fewer(summary);
         }
@@ -316,10 +326,23 @@ impl Cores {
         if self.late < self.settings.late_intervals {
             return None;
         }
+        self.regret.fail(cores, summary.rate);
         // Where no time is left the load is not known: then it is searched for in steps that grow
         // with the number of cores.
         let is_saturated = summary.load > SATURATION * f64::from(cores);
         let more = if is_saturated { cores.div_ceil(2) } else { 1 };
+        let home = self.home(summary);
+        if home + self.settings.gain < f64::from(cores + more) + summary.notifications {
+            // Home threads have all the cores of the host, so they serve what is there, and it is
+            // seen how much that is.
+            return Some(Verdict {
+                cores: 0,
+                reason: format!(
+                    "work waits for {} us, and home threads would take {home:.2} cores",
+                    summary.age / 1000
+                ),
+            });
+        }
         Some(Verdict {
             cores: cores + more,
             reason: format!(
@@ -330,25 +353,26 @@ impl Cores {
         })
     }
 
+    /// What home threads would take, in cores.
+    fn home(&self, summary: &Summary) -> f64 {
+        self.at_home
+            .guess(self.rate)
+            .unwrap_or(self.load * HOME_GUESS + summary.notifications)
+    }
+
     /// Whether cores can be given back.
     fn decide_fewer(&mut self, summary: &Summary) -> Option<Verdict> {
         let cores = summary.cores;
-        let notifications = summary.notifications;
-        let home = self
-            .at_home
-            .guess(self.rate)
-            .unwrap_or(self.load * HOME_GUESS + notifications);
-        let mut enough = self.enough(self.load).min(cores);
+        let home = self.home(summary);
+        // A worker that is busier moves more packets in each slice.
+        let least = (self.load - summary.slices / 2.0).max(0.0);
+        let mut enough = self.enough(least, self.rate).min(cores);
         let mut wait = self.wait;
-        if enough == cores && cores > 1 && self.load < LOAD_MAX * f64::from(cores - 1) {
-            // It may be enough. Whether it is takes a try.
-            enough = cores - 1;
+        if f64::from(enough) * self.settings.utilisation < self.load {
+            // Whether it is enough takes a try.
             wait = wait.saturating_mul(2);
         }
-        if enough < cores && !self.regret.allows(enough, self.load) {
-            enough = cores;
-        }
-        if home + self.settings.gain < f64::from(enough) + notifications {
+        if home + self.settings.gain < f64::from(enough) + summary.notifications {
             enough = 0;
             wait = self.wait;
         }

@@ -56,6 +56,11 @@ pub struct Args {
     /// The first seed
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     first_seed: u64,
+    #[arg(long, hide = true)]
+    only: Option<usize>,
+    /// Print the decisions of the default policy in the first run of each scenario, and why
+    #[arg(long)]
+    explain: bool,
     /// Thresholds of the default policy, as TOML
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -89,8 +94,16 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let scenarios = scenarios(args)?;
     let costs = Costs::sweep(args.seeds as usize, args.first_seed);
+    let costs = match args.only {
+        Some(index) => vec![costs[index]],
+        None => costs,
+    };
     let mut all = Vec::new();
     for scenario in &scenarios {
+        if args.explain {
+            explain(scenario, costs[0], args.first_seed, &settings);
+            continue;
+        }
         let comparisons = sweep(scenario, &costs, args.first_seed, &settings);
         ensure!(
             comparisons.len() == costs.len(),
@@ -133,6 +146,16 @@ fn scenarios(args: &Args) -> Result<Vec<Scenario>> {
                 .map_or_else(|| Scenario::read(path), shipped)
         })
         .collect()
+}
+
+fn explain(scenario: &Scenario, costs: Costs, seed: u64, settings: &Settings) {
+    println!("{} with {costs:?}", scenario.name);
+    for (time, plan) in super::experiment::decisions(scenario, costs, seed, settings) {
+        for step in &plan.steps {
+            let milliseconds = time as f64 / 1e6;
+            println!("{milliseconds:8.1} ms  {}: {}", step.action, step.reason);
+        }
+    }
 }
 
 fn print(results: &Results) {

@@ -10,7 +10,7 @@ use super::scenario::Scenario;
 use crate::policy::fixed::Fixed;
 use crate::policy::original::Original;
 use crate::policy::standard::{Settings, Standard};
-use crate::policy::Policy;
+use crate::policy::{Plan, Policy};
 use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +26,9 @@ pub struct Comparison {
     pub seed: u64,
     /// The costs.
     pub costs: Costs,
-    /// With 0 cores, which is stock vhost, 1, and so on.
+    /// With 0 cores, which is stock vhost, 1, and so on, as far as it was run: so many cores cost
+    /// at least their number, and no more are tried when that is more in each window than what
+    /// fewer cost.
     pub fixed: Vec<Outcome>,
     /// The clairvoyant optimum of these.
     pub optimum: Optimum,
@@ -49,12 +51,17 @@ impl Comparison {
             };
             Host::new(&setup).run(policy).0
         };
-        let fixed: Vec<Outcome> = (0..=scenario.cores_max)
-            .map(|cores| match cores {
-                0 => run(0, None),
-                cores => run(cores, Some(&mut Fixed { cores })),
-            })
-            .collect();
+        let mut fixed = vec![run(0, None)];
+        for cores in 1..=scenario.cores_max {
+            let is_beaten = |window: usize| {
+                let costs = fixed.iter().map(|run| run.windows[window].cost());
+                costs.fold(f64::INFINITY, f64::min) <= f64::from(cores)
+            };
+            if (0..fixed[0].windows.len()).all(is_beaten) {
+                break;
+            }
+            fixed.push(run(cores, Some(&mut Fixed { cores })));
+        }
         Self {
             seed,
             costs,
@@ -64,6 +71,25 @@ impl Comparison {
             original: run(0, Some(&mut Original::default())),
         }
     }
+}
+
+/// What the default policy decides in a run, and when, in nanoseconds.
+pub fn decisions(
+    scenario: &Scenario,
+    costs: Costs,
+    seed: u64,
+    settings: &Settings,
+) -> Vec<(u64, Plan)> {
+    let setup = Setup {
+        scenario,
+        costs,
+        seed,
+        signal_batch: SIGNAL_BATCH,
+        cores: 0,
+    };
+    let mut host = Host::new(&setup);
+    host.log = Some(Vec::new());
+    host.run(Some(&mut Standard::new(settings.clone()))).1
 }
 
 /// Runs a scenario with the seeds from `first` on, one for each choice of costs, on all cores of this
@@ -136,6 +162,9 @@ impl Estimate {
 pub struct Row {
     /// What it is.
     pub name: String,
+    /// Runs in which it was tried. In the others its cost is taken to be its number of cores, which
+    /// is less than it would have been.
+    pub runs: usize,
     /// The cost, in cores.
     pub cost: Estimate,
     /// The cost in parts of the optimum's of the same seed.
@@ -181,11 +210,17 @@ impl Results {
     /// Sums up comparisons.
     pub fn of(scenario: &Scenario, comparisons: &[Comparison]) -> Self {
         let optimum: Vec<f64> = comparisons.iter().map(|one| one.optimum.cost).collect();
-        let row = |name: String, pick: &dyn Fn(&Comparison) -> &Outcome| {
+        let row = |name: String, least: f64, pick: &dyn Fn(&Comparison) -> Option<&Outcome>| {
             let all = |value: &dyn Fn(&Outcome) -> f64| -> Vec<f64> {
-                comparisons.iter().map(|one| value(pick(one))).collect()
+                comparisons
+                    .iter()
+                    .filter_map(|one| pick(one).map(value))
+                    .collect()
             };
-            let costs = all(&Outcome::cost);
+            let costs: Vec<f64> = comparisons
+                .iter()
+                .map(|one| pick(one).map_or(least, Outcome::cost))
+                .collect();
             let ratios: Vec<f64> = costs
                 .iter()
                 .zip(&optimum)
@@ -193,6 +228,7 @@ impl Results {
                 .collect();
             Row {
                 name,
+                runs: all(&Outcome::cost).len(),
                 cost: Estimate::of(&costs),
                 ratio: Estimate::of(&ratios),
                 ratio_max: ratios.iter().copied().fold(0.0, f64::max),
@@ -204,12 +240,14 @@ impl Results {
             }
         };
         let mut rows = vec![
-            row("default policy".into(), &|one| &one.standard),
-            row("original policy".into(), &|one| &one.original),
-            row("stock threads".into(), &|one| &one.fixed[0]),
+            row("default policy".into(), 0.0, &|one| Some(&one.standard)),
+            row("original policy".into(), 0.0, &|one| Some(&one.original)),
+            row("stock threads".into(), 0.0, &|one| one.fixed.first()),
         ];
         for cores in 1..=scenario.cores_max as usize {
-            rows.push(row(format!("static {cores}"), &|one| &one.fixed[cores]));
+            rows.push(row(format!("static {cores}"), cores as f64, &|one| {
+                one.fixed.get(cores)
+            }));
         }
         let best_static = rows[2..]
             .iter()
