@@ -40,8 +40,10 @@ pub struct Settings {
     pub idle_intervals: u32,
     /// The part of the time for which workers may be busy after a core is given back.
     pub utilisation: f64,
-    /// What has to be gained by keeping cores instead of home threads, or the other way round, in
-    /// cores.
+    /// The part of the time for which workers would be busy instead of home threads.
+    pub start_utilisation: f64,
+    /// What has to be gained by keeping cores instead of home threads, for each core; and by the
+    /// opposite, in cores.
     pub gain: f64,
     /// What a guest's notification costs it, in nanoseconds.
     pub notification_ns: u64,
@@ -63,10 +65,11 @@ impl Default for Settings {
             late_intervals: 2,
             idle_intervals: 4,
             utilisation: 0.9,
-            gain: 0.05,
+            start_utilisation: 0.8,
+            gain: 0.1,
             notification_ns: 1400,
             wake_ns: 2500,
-            slice_ns: 300,
+            slice_ns: 400,
         }
     }
 }
@@ -220,6 +223,8 @@ const TOO_SOON: u32 = 3;
 const WAIT_MAX: u32 = 200;
 /// The virtqueue for which the backend notifies and not the guest.
 const RECEIVE: u32 = 0;
+/// The part of what slices take that a busy worker saves.
+const SAVED: f64 = 0.75;
 /// A load for each core at which workers may have had no time left.
 const SATURATION: f64 = 0.97;
 /// What home threads take where nothing is known, in parts of what workers do. It is a guess in
@@ -284,9 +289,9 @@ impl Cores {
         Some(verdict)
     }
 
-    /// The cores that are enough for a load, in cores, of `rate` packets in a second.
+    /// The cores that are enough if they are all used, and there is a load, in cores, of `rate` packets in a second.
     fn enough(&self, load: f64, rate: f64) -> u32 {
-        let mut cores = ((load / self.settings.utilisation).ceil() as u32).max(1);
+        let mut cores = (load.ceil() as u32).max(1);
         // It takes no more than twice as many: what failed was nearly enough, or something else.
         for _ in 0..cores {
             if self.regret.allows(cores, rate) {
@@ -301,8 +306,9 @@ impl Cores {
         let cost = summary.load + summary.notifications;
         self.at_home.note(summary.rate, cost);
         let load = (summary.load - summary.wakes - summary.slices).max(0.0);
-        let enough = self.enough(load, summary.rate);
-        if cost < f64::from(enough) + self.settings.gain {
+        let enough = self.enough(load / self.settings.start_utilisation, summary.rate);
+        // Each core that is taken has to be handed over twice, and is kept for a while in vain.
+        if cost < f64::from(enough) * (1.0 + self.settings.gain) {
             self.late = 0;
             return None;
         }
@@ -365,8 +371,10 @@ impl Cores {
         let cores = summary.cores;
         let home = self.home(summary);
         // A worker that is busier moves more packets in each slice.
-        let least = (self.load - summary.slices / 2.0).max(0.0);
-        let mut enough = self.enough(least, self.rate).min(cores);
+        let least = (self.load - summary.slices * SAVED).max(0.0);
+        let mut enough = self
+            .enough(least / self.settings.utilisation, self.rate)
+            .min(cores);
         let mut wait = self.wait;
         if f64::from(enough) * self.settings.utilisation < self.load {
             // Whether it is enough takes a try.

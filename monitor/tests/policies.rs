@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What every plan keeps to, whatever was observed.
+
+use iocm::policy::original::Original;
+use iocm::policy::standard::{Settings, Standard};
+use iocm::policy::{
+    Action, Core, Device, Limits, Observation, Place, Plan, Policy, Role, Target, Virtqueue, Worker,
+};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use vhost_iocm_engine::engine::abi::{DeviceId, VirtqueueId, WorkerId};
+use vhost_iocm_engine::engine::sched::polling::Mode;
+use vhost_iocm_engine::engine::sched::standby::State;
+
+const INTERVAL: u64 = 10_000_000;
+
+/// A host that does what it is told.
+#[derive(Clone, Debug)]
+struct Model {
+    cores: u32,
+    limits: Limits,
+    workers: BTreeMap<u32, u32>,
+    next: u32,
+    places: BTreeMap<u32, Place>,
+    time: u64,
+}
+
+impl Model {
+    fn new(cores: u32, devices: u32, limits: Limits) -> Self {
+        let places = (0..devices).map(|device| (device, Place::Home)).collect();
+        Self {
+            cores,
+            limits,
+            workers: BTreeMap::new(),
+            next: 0,
+            places,
+            time: 0,
+        }
+    }
+
+    /// The host after an interval in which each device had such a load, in parts per thousand of a
+    /// core.
+    fn observe(&mut self, loads: &[u64]) -> Observation {
+        self.time += INTERVAL;
+        let mut busy: BTreeMap<u32, u64> = BTreeMap::new();
+        for (device, place) in &self.places {
+            if let Place::Worker(worker) = place {
+                *busy.entry(worker.0).or_default() += loads[*device as usize] * INTERVAL / 1000;
+            }
+        }
+        // A worker that has more to do than there is time lets everybody wait.
+        let age = |worker: &WorkerId| {
+            let busy = busy.get(&worker.0).copied().unwrap_or(0);
+            if busy > INTERVAL {
+                5_000_000
+            } else {
+                busy / 1000
+            }
+        };
+        let devices = self
+            .places
+            .iter()
+            .map(|(device, place)| {
+                let id = DeviceId(*device);
+                let age = match place {
+                    Place::Home => 20_000,
+                    Place::Worker(worker) => age(worker),
+                };
+                let load = loads[*device as usize];
+                let virtqueue = |index| Virtqueue {
+                    id: VirtqueueId { device: id, index },
+                    place: *place,
+                    poll: Mode::Auto,
+                    served: load * INTERVAL / 2000,
+                    packets: load * 10,
+                    bytes: load * 10_000,
+                    slices: load,
+                    notifications: load,
+                    polls_empty: 0,
+                    pending_max: age,
+                    pending_average: age / 2,
+                };
+                Device {
+                    id,
+                    vm: *device / 2,
+                    node: Some(device % 2),
+                    weight: 100,
+                    guest_busy: 0,
+                    virtqueues: vec![virtqueue(0), virtqueue(1)],
+                }
+            })
+            .collect();
+        let cores = (0..self.cores)
+            .map(|cpu| Core {
+                cpu,
+                node: cpu % 2,
+                siblings: vec![cpu ^ 1],
+                role: self
+                    .workers
+                    .iter()
+                    .find(|(_, on)| **on == cpu)
+                    .map_or(Role::Guests, |(worker, _)| Role::Io(WorkerId(*worker))),
+                busy: 0,
+                waited: 0,
+            })
+            .collect();
+        let workers = self
+            .workers
+            .iter()
+            .map(|(worker, cpu)| {
+                let id = WorkerId(*worker);
+                Worker {
+                    id,
+                    cpu: Some(*cpu),
+                    node: Some(cpu % 2),
+                    state: State::Active,
+                    locked: false,
+                    busy: busy.get(worker).copied().unwrap_or(0).min(INTERVAL),
+                    polled_empty: 0,
+                    total: INTERVAL,
+                    pending_max: age(&id),
+                    pending_average: age(&id) / 2,
+                }
+            })
+            .collect();
+        Observation {
+            time: self.time,
+            interval: INTERVAL,
+            cores,
+            workers,
+            devices,
+            limits: self.limits.clone(),
+        }
+    }
+
+    /// Carries a plan out, and checks after each step that every device is served by somebody.
+    fn apply(&mut self, plan: &Plan) {
+        for step in &plan.steps {
+            assert!(!step.reason.is_empty());
+            match step.action {
+                Action::AddCore { cpu } => {
+                    assert!(cpu < self.cores);
+                    assert!(self.workers.values().all(|on| *on != cpu));
+                    self.workers.insert(self.next, cpu);
+                    self.next += 1;
+                }
+                Action::GiveCoreBack { worker } => {
+                    assert!(self.workers.remove(&worker.0).is_some());
+                }
+                Action::MoveDevice { device, target } => {
+                    let place = match target {
+                        Target::Home => Place::Home,
+                        Target::Worker(worker) => Place::Worker(worker),
+                        Target::NewOn(cpu) => {
+                            let worker = self.workers.iter().find(|(_, on)| **on == cpu);
+                            let (worker, _) = worker.expect("the worker was added before");
+                            Place::Worker(WorkerId(*worker))
+                        }
+                    };
+                    self.places.insert(device.0, place);
+                }
+                _ => (),
+            }
+            let alive: BTreeSet<u32> = self.workers.keys().copied().collect();
+            for place in self.places.values() {
+                if let Place::Worker(worker) = place {
+                    assert!(alive.contains(&worker.0), "{place:?} is gone in {plan:?}");
+                }
+            }
+            let kept = self.workers.len() as u32;
+            assert!(kept <= self.limits.cores_max);
+            assert!(self.cores - kept >= self.limits.guest_cores_min);
+        }
+    }
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    (0u32..3, 0u32..5, 1u32..3).prop_map(|(cores_min, more, guest_cores_min)| Limits {
+        cores_min,
+        cores_max: cores_min + more,
+        guest_cores_min,
+        ..Limits::default()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever happens, every device is served after each step, and no limit is exceeded.
+    #[test]
+    fn devices_stay_served_within_limits(
+        limits in limits(),
+        loads in prop::collection::vec(prop::collection::vec(0u64..700, 6), 1..80),
+    ) {
+        let mut model = Model::new(8, 6, limits);
+        let mut policy = Standard::new(Settings::default());
+        for loads in &loads {
+            let plan = policy.decide(&model.observe(loads));
+            model.apply(&plan);
+        }
+        prop_assert!(model.workers.len() as u32 >= model.limits.cores_min);
+    }
+
+    /// While the load is the same the policy comes to rest.
+    #[test]
+    fn constant_load_leads_to_rest(loads in prop::collection::vec(0u64..700, 6)) {
+        let mut model = Model::new(16, 6, Limits::default());
+        let mut policy = Standard::new(Settings::default());
+        for _ in 0..400 {
+            let plan = policy.decide(&model.observe(&loads));
+            model.apply(&plan);
+        }
+        let mut changes = 0;
+        for _ in 0..200 {
+            let plan = policy.decide(&model.observe(&loads));
+            changes += plan.core_changes();
+            model.apply(&plan);
+        }
+        // A try that fails, and going back, once.
+        prop_assert!(changes <= 2 * 8, "{changes} changes");
+    }
+
+    /// When the load jumps up and down, each jump is followed by at most the change that it takes
+    /// and one more each way.
+    #[test]
+    fn oscillation_is_followed_at_most_once(
+        half in 2usize..60,
+        low in 0u64..40,
+        high in 100u64..400,
+    ) {
+        let mut model = Model::new(16, 6, Limits::default());
+        let mut policy = Standard::new(Settings::default());
+        let mut decisions = 0;
+        let steps = 40;
+        for step in 0..steps {
+            for _ in 0..half {
+                let load = if step % 2 == 0 { high } else { low };
+                let plan = policy.decide(&model.observe(&[load; 6]));
+                decisions += usize::from(plan.core_changes() > 0);
+                model.apply(&plan);
+            }
+        }
+        prop_assert!(decisions <= 2 * steps, "{decisions} decisions in {steps} steps");
+    }
+
+    /// The original's plans keep every device served as well.
+    #[test]
+    fn original_keeps_devices_served(
+        loads in prop::collection::vec(prop::collection::vec(0u64..700, 6), 4),
+    ) {
+        let mut model = Model::new(8, 6, Limits::default());
+        let mut policy = Original::default();
+        for loads in &loads {
+            for _ in 0..120 {
+                let plan = policy.decide(&model.observe(loads));
+                model.apply(&plan);
+            }
+        }
+    }
+}
+
+/// The same observations give the same plans.
+#[test]
+fn policies_are_deterministic() {
+    let run = || {
+        let mut model = Model::new(16, 6, Limits::default());
+        let mut policy = Standard::new(Settings::default());
+        let mut plans = Vec::new();
+        for round in 0..200u64 {
+            let loads = [50 + round * 3 % 500; 6];
+            let plan = policy.decide(&model.observe(&loads));
+            model.apply(&plan);
+            plans.push(plan);
+        }
+        plans
+    };
+    assert_eq!(run(), run());
+}
