@@ -56,8 +56,6 @@ pub struct Args {
     /// The first seed
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     first_seed: u64,
-    #[arg(long, hide = true)]
-    only: Option<usize>,
     /// Print the decisions of the default policy in the first run of each scenario, and why
     #[arg(long)]
     explain: bool,
@@ -94,10 +92,6 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let scenarios = scenarios(args)?;
     let costs = Costs::sweep(args.seeds as usize, args.first_seed);
-    let costs = match args.only {
-        Some(index) => vec![costs[index]],
-        None => costs,
-    };
     let mut all = Vec::new();
     for scenario in &scenarios {
         if args.explain {

@@ -6,8 +6,7 @@ use serde::Serialize;
 
 /// The time over which percentiles are taken and costs are added up, in nanoseconds.
 pub const WINDOW: u64 = 100_000_000;
-/// What one core costs less than a window in which 99 % of the requests take twice as long as they
-/// should: nothing. A p99 that is over its target by 100 % costs as much as a core.
+/// A p99 that is beyond its target by 100 % costs so many cores.
 const EXCESS_PRICE: f64 = 1.0;
 /// More excess than this makes a window no worse.
 const EXCESS_MAX: f64 = 4.0;
@@ -43,6 +42,8 @@ pub struct Meter {
     times: Vec<Vec<f32>>,
     /// All times, in parts per thousand of their target.
     all: hdrhistogram::Histogram<u64>,
+    /// Their sum, in parts of their target.
+    sum: f64,
     windows: Vec<Window>,
 }
 
@@ -54,6 +55,7 @@ impl Meter {
         Self {
             times: vec![Vec::new(); loads],
             all,
+            sum: 0.0,
             windows: Vec::new(),
         }
     }
@@ -61,6 +63,7 @@ impl Meter {
     /// Notes that a request took so long, in parts of its target.
     pub fn note(&mut self, load: usize, time: f32) {
         self.times[load].push(time);
+        self.sum += f64::from(time);
         self.all.saturating_record((time * 1000.0) as u64);
     }
 
@@ -88,6 +91,7 @@ impl Meter {
     pub fn finish(self) -> (Vec<Window>, Percentiles) {
         let at = |share| self.all.value_at_quantile(share) as f64 / 1000.0;
         let percentiles = Percentiles {
+            mean: self.sum / self.all.len().max(1) as f64,
             p50: at(0.5),
             p99: at(0.99),
             p999: at(0.999),
@@ -99,6 +103,8 @@ impl Meter {
 /// Percentiles of a run, in parts of the target.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Percentiles {
+    /// The mean.
+    pub mean: f64,
     /// The median.
     pub p50: f64,
     /// The 99th.
