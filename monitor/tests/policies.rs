@@ -217,7 +217,8 @@ proptest! {
             changes += plan.core_changes();
             model.apply(&plan);
         }
-        // A try that fails, and going back, once.
+        // Tries that fail, and going back: each costs twice as long a wait as the one before. In 600
+        // intervals without any memory there would be dozens.
         prop_assert!(changes <= 2 * 8, "{changes} changes");
     }
 
