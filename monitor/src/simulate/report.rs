@@ -18,7 +18,7 @@ const SIZE: (u32, u32) = (620, 300);
 /// A plot cannot be drawn.
 pub fn html(all: &Report) -> Result<String> {
     let mut page = String::from(
-        "<!DOCTYPE html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
+        "<!DOCTYPE html>\n<!-- SPDX-License-Identifier: GPL-2.0 -->\n<html lang=\"en\"><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\">\
          <title>Policies for I/O cores, simulated</title>\n<style>\
          body{font:15px/1.4 sans-serif;max-width:1280px;margin:1em auto;padding:0 1em}\
