@@ -291,15 +291,11 @@ impl Cores {
 
     /// The cores that are enough if they are all used, and there is a load, in cores, of `rate` packets in a second.
     fn enough(&self, load: f64, rate: f64) -> u32 {
-        let mut cores = (load.ceil() as u32).max(1);
+        let least = (load.ceil() as u32).max(1);
         // It takes no more than twice as many: what failed was nearly enough, or something else.
-        for _ in 0..cores {
-            if self.regret.allows(cores, rate) {
-                break;
-            }
-            cores += 1;
-        }
-        cores
+        (least..least * 2)
+            .find(|cores| self.regret.allows(*cores, rate))
+            .unwrap_or(least * 2)
     }
 
     fn decide_home(&mut self, summary: &Summary) -> Option<Verdict> {
