@@ -2,8 +2,11 @@
 
 //! The monitor of vhost_iocm.
 
-#![forbid(unsafe_code)]
+// Only `host/mapping.rs` may be unsafe.
+#![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod failure;
+pub mod host;
 pub mod policy;
 pub mod simulate;

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What there is on the host: the control interface of the module, processes, CPUs, interrupts.
+//!
+//! Everything is read below a root directory, `/` unless a test has recorded a tree. Whatever
+//! vanishes while it is read was not there: VMs come and go.
+
+pub mod control;
+pub mod interrupt;
+pub mod mapping;
+pub mod process;
+pub mod snapshot;
+pub mod topology;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Where the files of the host are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root(PathBuf);
+
+impl Default for Root {
+    fn default() -> Self {
+        Self(PathBuf::from("/"))
+    }
+}
+
+impl Root {
+    /// The files below this directory.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// A file, by its path from the root without the first slash.
+    pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.0.join(relative)
+    }
+
+    /// What a file says without white space around it, or `None` if it cannot be read: it does not
+    /// exist, or what it is about is gone.
+    pub fn read(&self, relative: impl AsRef<Path>) -> Option<String> {
+        let text = std::fs::read(self.path(relative)).ok()?;
+        Some(String::from_utf8_lossy(&text).trim().to_owned())
+    }
+
+    /// The names in a directory in their order; none if it does not exist.
+    pub fn names(&self, relative: impl AsRef<Path>) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.path(relative)) else {
+            return Vec::new();
+        };
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+/// Whether an error says that what the file is about does not exist any more.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc_errno::ENOENT | libc_errno::ENODEV | libc_errno::ESRCH)
+    )
+}
+
+/// The numbers, which are the same on all architectures of Linux.
+mod libc_errno {
+    use nix::errno::Errno;
+    pub const ENOENT: i32 = Errno::ENOENT as i32;
+    pub const ENODEV: i32 = Errno::ENODEV as i32;
+    pub const ESRCH: i32 = Errno::ESRCH as i32;
+}

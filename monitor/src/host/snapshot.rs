@@ -1,0 +1,496 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All workers, devices and virtqueues with their counters, from the binary snapshot.
+
+use super::control::CLASS;
+use super::mapping::Mapping;
+use super::Root;
+use crate::failure::{Failure, Result};
+use serde::Serialize;
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
+use vhost_iocm_engine::atomics::{smp_rmb, AtomicU64};
+use vhost_iocm_engine::engine::snapshot::{
+    read_record, DeviceRecord, DeviceSettings, Field, Kind, VirtqueueRecord, WorkerRecord,
+    COUNTERS, MAGIC, PAGE_HEAD, RECORD_MAX, VERSION,
+};
+use vhost_iocm_engine::engine::stats::{VirtqueueStats, WorkerStats};
+
+/// How often a record that is being written is read again, with the CPU left to its writer in
+/// between.
+const TRIES: usize = 100;
+/// The most bytes that a page is believed to have.
+const PAGE_MAX: u64 = 1 << 20;
+/// Word of a record that is 1 while there is an object.
+const USED: usize = 2;
+/// Word of a record that says how many objects have used it.
+const GENERATION: usize = 1;
+
+/// A worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Worker {
+    /// N of w.N.
+    pub id: u32,
+    /// Its thread, or 0 while it is being created.
+    pub pid: i32,
+    /// The CPU that it is bound to, or -1.
+    pub cpu: i64,
+    /// Whether it takes no new devices.
+    pub locked: bool,
+    /// Its group.
+    pub group: u32,
+    /// 0 active, 1 parked, 2 woken.
+    pub state: u64,
+    /// Turns of its loop.
+    pub loops: u64,
+    /// Slices served.
+    pub works: u64,
+    /// Works that are on its lists now.
+    pub pending_works: u64,
+    /// Changes of the address space.
+    pub mm_switches: u64,
+    /// Time spent serving, in nanoseconds.
+    pub busy_time: u64,
+    /// Time spent looking at polled virtqueues that had nothing, in nanoseconds.
+    pub empty_poll_time: u64,
+    /// Time that it ran and served nothing, in nanoseconds.
+    pub spare_time: u64,
+    /// Time asleep, in nanoseconds.
+    pub idle_time: u64,
+    /// Time in which its CPU ran something else, in nanoseconds.
+    pub stolen_time: u64,
+    /// Virtqueues that are polled now.
+    pub polled: u64,
+    /// Greatest age of work when its slice began, since ever, in nanoseconds.
+    pub pending_max: u64,
+    /// The moving average of that age, in nanoseconds.
+    pub pending_average: u64,
+    /// Times that the fast loop has woken it.
+    pub wakes: u64,
+}
+
+/// A device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Device {
+    /// N of d.N.
+    pub id: u32,
+    /// The process that owns it, or -1.
+    pub owner: i64,
+    /// The name of that process.
+    pub comm: String,
+    /// The interface behind the receive virtqueue.
+    pub receive_backend: String,
+    /// The interface behind the transmit virtqueue.
+    pub transmit_backend: String,
+    /// Whether there was a worker for it.
+    pub placed: bool,
+    /// Its share.
+    pub weight: u32,
+    /// Its ceiling in thousandths.
+    pub max_time_share: u32,
+}
+
+/// A virtqueue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Virtqueue {
+    /// D of vq.D.Q.
+    pub device: u32,
+    /// Q of vq.D.Q.
+    pub index: u32,
+    /// N of the w.N that serves it.
+    pub worker: u32,
+    /// When it is polled: 0 never, 1 always, 2 auto.
+    pub mode: u64,
+    /// Whether its home thread is to serve it.
+    pub home: bool,
+    /// Packets moved.
+    pub packets: u64,
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Guest notifications.
+    pub kicks: u64,
+    /// Interrupts sent.
+    pub interrupts: u64,
+    /// Slices served because of a notification.
+    pub notif_works: u64,
+    /// Slices served because a look found something.
+    pub poll_kicks: u64,
+    /// Looks that found nothing.
+    pub poll_empty: u64,
+    /// Time served by workers, in nanoseconds.
+    pub served_time: u64,
+    /// Time served by the home thread, in nanoseconds.
+    pub home_time: u64,
+    /// Slices served by the home thread.
+    pub home_works: u64,
+    /// Ring errors.
+    pub errors: u64,
+    /// Packets dropped.
+    pub drops: u64,
+    /// Whether it is polled now.
+    pub polled: bool,
+    /// Greatest age of work when its slice began, since ever, in nanoseconds.
+    pub pending_max: u64,
+    /// The moving average of that age, in nanoseconds.
+    pub pending_average: u64,
+}
+
+/// All of it at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// In the order of their numbers.
+    pub workers: Vec<Worker>,
+    /// In the order of their numbers.
+    pub devices: Vec<Device>,
+    /// In the order of their numbers.
+    pub virtqueues: Vec<Virtqueue>,
+    /// The worker that new devices get.
+    pub default_worker: u32,
+}
+
+impl Snapshot {
+    /// The virtqueues of a device.
+    pub fn of_device(&self, device: u32) -> impl Iterator<Item = &Virtqueue> {
+        self.virtqueues
+            .iter()
+            .filter(move |virtqueue| virtqueue.device == device)
+    }
+
+    /// The device with this number.
+    pub fn device(&self, id: u32) -> Option<&Device> {
+        self.devices.iter().find(|device| device.id == id)
+    }
+
+    /// The worker with this number.
+    pub fn worker(&self, id: u32) -> Option<&Worker> {
+        self.workers.iter().find(|worker| worker.id == id)
+    }
+}
+
+/// The words of a record by their names.
+struct Words<'a> {
+    words: &'a [u64],
+    description: &'static [Field],
+    counters: &'static [Field],
+}
+
+impl Words<'_> {
+    /// Where a word is.
+    fn place(&self, name: &str) -> Option<usize> {
+        let find = |fields: &[Field]| {
+            let field = fields.iter().find(|field| field.name == name)?;
+            Some(field.word)
+        };
+        find(self.description).or_else(|| Some(COUNTERS + find(self.counters)?))
+    }
+
+    /// A word, or the one that follows it by `offset`; 0 if the module that is loaded does not
+    /// have it yet.
+    fn get(&self, name: &str, offset: usize) -> u64 {
+        let place = self.place(name);
+        debug_assert!(place.is_some(), "the engine has no {name}");
+        place
+            .and_then(|place| self.words.get(place + offset))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// A name.
+    fn text(&self, name: &str) -> String {
+        let bytes: Vec<u8> = (0..2)
+            .flat_map(|offset| self.get(name, offset).to_ne_bytes())
+            .take_while(|byte| *byte != 0)
+            .collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// Where the words come from.
+enum Source {
+    /// The pages themselves. `None` until they are touched for the first time.
+    Mapped(Option<Mapping>),
+    /// Copies of single pages: dearer, and not ended by the end of the module.
+    Read,
+}
+
+/// Something that reads the snapshot again and again.
+pub struct Reader {
+    file: File,
+    source: Source,
+    page_size: usize,
+}
+
+/// The beginning of the file.
+struct Header {
+    pages: usize,
+    pages_max: usize,
+    default_worker: u32,
+}
+
+impl Reader {
+    /// Reads copies.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::NoModule`], or that the module is of another version.
+    pub fn open(root: &Root) -> Result<Self> {
+        let path = root.path(CLASS).join("snapshot");
+        let file = File::open(&path).map_err(|error| {
+            if super::is_gone(&error) {
+                Failure::NoModule(root.path(CLASS))
+            } else {
+                Failure::file("open", &path, error)
+            }
+        })?;
+        let mut reader = Self {
+            file,
+            source: Source::Read,
+            page_size: 0,
+        };
+        let mut first = [0; 8 * 8];
+        reader.read_at(&mut first, 0)?;
+        let word = |index: usize| word_of(&first, index);
+        if word(0) != MAGIC || word(1) != VERSION {
+            return Err(Failure::Refused(format!(
+                "the module's snapshot has version {}, and this program knows version {VERSION}; build both from the same sources",
+                word(1)
+            )));
+        }
+        if !(512..=PAGE_MAX).contains(&word(2)) || word(2) % 8 != 0 {
+            return Err(Failure::Refused(format!(
+                "the module's snapshot has pages of {} bytes, which cannot be",
+                word(2)
+            )));
+        }
+        reader.page_size = word(2) as usize;
+        Ok(reader)
+    }
+
+    /// Maps the pages: reading costs no call of the system then.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`], and whatever mapping fails with.
+    pub fn map(root: &Root) -> Result<Self> {
+        let mut reader = Self::open(root)?;
+        reader.source = Source::Mapped(None);
+        Ok(reader)
+    }
+
+    /// Reads bytes of the file.
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_exact_at(bytes, offset).map_err(|error| {
+            if super::is_gone(&error) || error.kind() == std::io::ErrorKind::UnexpectedEof {
+                Failure::ModuleGone
+            } else {
+                Failure::System {
+                    what: "cannot read the snapshot".into(),
+                    source: error,
+                }
+            }
+        })
+    }
+
+    /// Everything that there is now.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::ModuleGone`].
+    pub fn read(&mut self) -> Result<Snapshot> {
+        let mut snapshot = Snapshot::default();
+        match &mut self.source {
+            Source::Read => {
+                let mut page = vec![0; self.page_size];
+                self.read_at(&mut page, 0)?;
+                let header = header(|index| word_of(&page, index));
+                snapshot.default_worker = header.default_worker;
+                for number in 1..header.pages {
+                    let offset = number as u64 * self.page_size as u64;
+                    let mut tries = 0;
+                    // A record whose writer was interrupted is read again with its page.
+                    loop {
+                        self.read_at(&mut page, offset)?;
+                        let words: Vec<AtomicU64> = (0..self.page_size / 8)
+                            .map(|index| AtomicU64::new(word_of(&page, index)))
+                            .collect();
+                        let mut part = Snapshot::default();
+                        let whole = take_page(&words, &mut part, 1);
+                        tries += 1;
+                        if whole || tries == TRIES {
+                            snapshot.workers.append(&mut part.workers);
+                            snapshot.devices.append(&mut part.devices);
+                            snapshot.virtqueues.append(&mut part.virtqueues);
+                            break;
+                        }
+                        std::thread::yield_now();
+                    }
+                }
+            }
+            Source::Mapped(mapping) => {
+                let mapping = match mapping {
+                    Some(mapping) => mapping,
+                    None => {
+                        let mut first = [0; 8 * 8];
+                        self.file
+                            .read_exact_at(&mut first, 0)
+                            .map_err(|_| Failure::ModuleGone)?;
+                        // All that there can ever be: pages that are not touched cost nothing.
+                        let pages = header(|index| word_of(&first, index)).pages_max;
+                        let bytes = pages
+                            .checked_mul(self.page_size)
+                            .and_then(NonZeroUsize::new)
+                            .ok_or(Failure::ModuleGone)?;
+                        mapping.insert(Mapping::new(&self.file, bytes)?)
+                    }
+                };
+                let words = mapping.words();
+                let header = header(|index| words[index].load());
+                // Pairs with the write barrier before the number grows: heads of new pages are
+                // seen.
+                smp_rmb();
+                snapshot.default_worker = header.default_worker;
+                let pages = words.chunks_exact(self.page_size / 8).take(header.pages);
+                for page in pages.skip(1) {
+                    take_page(page, &mut snapshot, TRIES);
+                }
+            }
+        }
+        snapshot.workers.sort_by_key(|worker| worker.id);
+        snapshot.devices.sort_by_key(|device| device.id);
+        snapshot
+            .virtqueues
+            .sort_by_key(|virtqueue| (virtqueue.device, virtqueue.index));
+        Ok(snapshot)
+    }
+}
+
+/// A word of bytes.
+fn word_of(bytes: &[u8], index: usize) -> u64 {
+    let mut word = [0; 8];
+    if let Some(bytes) = bytes.get(index * 8..index * 8 + 8) {
+        word.copy_from_slice(bytes);
+    }
+    u64::from_ne_bytes(word)
+}
+
+fn header(word: impl Fn(usize) -> u64) -> Header {
+    let pages_max = word(4).min(1 << 20) as usize;
+    Header {
+        pages: (word(3) as usize).min(pages_max),
+        pages_max,
+        default_worker: word(6) as u32,
+    }
+}
+
+/// Takes the records of a page, each of one moment. Returns false if a record was being written at
+/// each try; it is left out.
+fn take_page(page: &[AtomicU64], snapshot: &mut Snapshot, tries: usize) -> bool {
+    let [kind, size, count] = [0, 1, 2].map(|index| page[index].load());
+    let words = size as usize / 8;
+    if !(COUNTERS + 1..=RECORD_MAX).contains(&words) {
+        return true;
+    }
+    let mut whole = true;
+    let mut copy = [0; RECORD_MAX];
+    for record in page[PAGE_HEAD..].chunks_exact(words).take(count as usize) {
+        // Most records are of no object: a look at one word spares the copy.
+        if record[USED].load() != 1 {
+            continue;
+        }
+        let copy = &mut copy[..words];
+        let mut read = false;
+        for attempt in 0..tries {
+            if read_record(record, copy).is_ok() {
+                read = true;
+                break;
+            }
+            if attempt + 1 < tries {
+                std::thread::yield_now();
+            }
+        }
+        whole &= read;
+        if read && copy[USED] == 1 && copy[GENERATION] != 0 {
+            take_record(kind, copy, snapshot);
+        }
+    }
+    whole
+}
+
+fn take_record(kind: u64, words: &[u64], snapshot: &mut Snapshot) {
+    if kind == Kind::Worker as u64 {
+        let words = Words {
+            words,
+            description: WorkerRecord::FIELDS,
+            counters: WorkerStats::FIELDS,
+        };
+        let get = |name| words.get(name, 0);
+        snapshot.workers.push(Worker {
+            id: get("id") as u32,
+            pid: get("pid") as i32,
+            cpu: get("cpu") as i64,
+            locked: get("locked") != 0,
+            group: get("group") as u32,
+            state: get("state"),
+            loops: get("loops"),
+            works: get("works"),
+            pending_works: get("pending_works"),
+            mm_switches: get("mm_switches"),
+            busy_time: get("busy_time"),
+            empty_poll_time: get("empty_poll_time"),
+            spare_time: get("spare_time"),
+            idle_time: get("idle_time"),
+            stolen_time: get("stolen_time"),
+            polled: get("polled"),
+            pending_max: get("pending"),
+            pending_average: words.get("pending", 1),
+            wakes: get("wakes"),
+        });
+    } else if kind == Kind::Device as u64 {
+        let words = Words {
+            words,
+            description: DeviceRecord::FIELDS,
+            counters: DeviceSettings::FIELDS,
+        };
+        let get = |name| words.get(name, 0);
+        snapshot.devices.push(Device {
+            id: get("id") as u32,
+            owner: get("owner") as i64,
+            comm: words.text("comm"),
+            receive_backend: words.text("receive_backend"),
+            transmit_backend: words.text("transmit_backend"),
+            placed: get("placed") != 0,
+            weight: get("weight") as u32,
+            max_time_share: get("max_time_share") as u32,
+        });
+    } else if kind == Kind::Virtqueue as u64 {
+        let words = Words {
+            words,
+            description: VirtqueueRecord::FIELDS,
+            counters: VirtqueueStats::FIELDS,
+        };
+        let get = |name| words.get(name, 0);
+        snapshot.virtqueues.push(Virtqueue {
+            device: get("device") as u32,
+            index: get("index") as u32,
+            worker: get("worker") as u32,
+            mode: get("mode"),
+            home: get("home") != 0,
+            packets: get("packets"),
+            bytes: get("bytes"),
+            kicks: get("kicks"),
+            interrupts: get("interrupts"),
+            notif_works: get("notif_works"),
+            poll_kicks: get("poll_kicks"),
+            poll_empty: get("poll_empty"),
+            served_time: get("served_time"),
+            home_time: get("home_time"),
+            home_works: get("home_works"),
+            errors: get("errors"),
+            drops: get("drops"),
+            polled: get("polled") != 0,
+            pending_max: get("pending"),
+            pending_average: words.get("pending", 1),
+        });
+    }
+}
