@@ -6,6 +6,8 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod arguments;
+pub mod command;
 pub mod failure;
 pub mod host;
 pub mod policy;

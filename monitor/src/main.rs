@@ -2,4 +2,16 @@
 
 //! The program `iocm`.
 
-fn main() {}
+use clap::Parser;
+use iocm::arguments::Arguments;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match iocm::command::run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("iocm: {failure}");
+            ExitCode::from(&failure)
+        }
+    }
+}
