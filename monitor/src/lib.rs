@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod act;
 pub mod arguments;
 pub mod command;
 pub mod failure;
