@@ -4,6 +4,7 @@
 
 pub mod doctor;
 pub mod status;
+pub mod top;
 
 use crate::arguments::{Arguments, Command, Worker};
 use crate::failure::{Failure, Result};
@@ -61,6 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             print(&String::from_utf8_lossy(&script))
         }
         Command::Man { directory } => manual(directory.as_deref()),
+        Command::Top { interval } => top::run(&root, *interval),
         _ => Err(Failure::Refused("not there yet".into())),
     }
 }
