@@ -9,6 +9,7 @@
 pub mod act;
 pub mod arguments;
 pub mod command;
+pub mod daemon;
 pub mod failure;
 pub mod host;
 pub mod policy;

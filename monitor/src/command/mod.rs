@@ -6,7 +6,8 @@ pub mod doctor;
 pub mod status;
 pub mod top;
 
-use crate::arguments::{Arguments, Command, Worker};
+use crate::arguments::{Arguments, Command, Config, Worker};
+use crate::daemon;
 use crate::failure::{Failure, Result};
 use crate::host::control::{Control, Object};
 use crate::host::Root;
@@ -62,8 +63,19 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             print(&String::from_utf8_lossy(&script))
         }
         Command::Man { directory } => manual(directory.as_deref()),
+        Command::Monitor(options) => daemon::run(&root, options),
+        Command::Config(Config::Check { file }) => {
+            daemon::config::Config::read(file)?;
+            print(&format!("{} is right\n", file.display()))
+        }
+        Command::Config(Config::Show { file }) => {
+            let config = match file {
+                Some(file) => daemon::config::Config::read(file)?,
+                None => daemon::config::Config::default(),
+            };
+            print(&config.show())
+        }
         Command::Top { interval } => top::run(&root, *interval),
-        _ => Err(Failure::Refused("not there yet".into())),
     }
 }
 

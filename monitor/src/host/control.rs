@@ -7,7 +7,7 @@ use crate::failure::{Failure, Result};
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use vhost_iocm_engine::engine::abi::{self, DeviceId, VirtqueueId, WorkerId};
 
@@ -266,7 +266,7 @@ impl Control {
     }
 
     /// Writes a file in one write.
-    fn write(&self, path: &PathBuf, value: &str) -> io::Result<()> {
+    fn write(&self, path: &Path, value: &str) -> io::Result<()> {
         use io::Write;
         fs::OpenOptions::new()
             .write(true)
@@ -275,7 +275,7 @@ impl Control {
     }
 
     /// Makes a sentence of a refusal.
-    fn explain(&self, error: io::Error, path: &PathBuf, why: impl FnOnce() -> String) -> Failure {
+    fn explain(&self, error: io::Error, path: &Path, why: impl FnOnce() -> String) -> Failure {
         use nix::errno::Errno;
         let Some(code) = error.raw_os_error() else {
             return Failure::file("write", path, error);

@@ -56,6 +56,13 @@ impl Root {
     }
 }
 
+/// A name that somebody else has chosen, without what a terminal would obey.
+pub fn printable(name: &str) -> String {
+    name.chars()
+        .map(|letter| if letter.is_control() { '?' } else { letter })
+        .collect()
+}
+
 /// Whether an error says that what the file is about does not exist any more.
 pub fn is_gone(error: &io::Error) -> bool {
     matches!(

@@ -39,12 +39,9 @@ impl Process {
     pub fn read(root: &Root, pid: i32) -> Option<Self> {
         let comm = root.read(format!("proc/{pid}/comm"))?;
         let cgroup = cgroup(root, pid);
-        let name = name_of_command(root, pid)
-            .or_else(|| name_of_cgroup(&cgroup))
-            .unwrap_or_else(|| format!("{comm}-{pid}"));
         Some(Self {
             pid,
-            name,
+            name: name(root, pid, &comm, &cgroup),
             threads: Thread::all(root, pid),
             cgroup,
         })
@@ -53,11 +50,7 @@ impl Process {
     /// The name alone, or `None` if it is gone.
     pub fn name(root: &Root, pid: i32) -> Option<String> {
         let comm = root.read(format!("proc/{pid}/comm"))?;
-        Some(
-            name_of_command(root, pid)
-                .or_else(|| name_of_cgroup(&cgroup(root, pid)))
-                .unwrap_or_else(|| format!("{comm}-{pid}")),
-        )
+        Some(name(root, pid, &comm, &cgroup(root, pid)))
     }
 
     /// The time for which its threads ran, in nanoseconds; 0 if it is gone.
@@ -74,6 +67,13 @@ impl Process {
             .sum();
         ticks.saturating_mul(10_000_000)
     }
+}
+
+fn name(root: &Root, pid: i32, comm: &str, cgroup: &str) -> String {
+    let name = name_of_command(root, pid)
+        .or_else(|| name_of_cgroup(cgroup))
+        .unwrap_or_else(|| format!("{comm}-{pid}"));
+    super::printable(&name)
 }
 
 impl Thread {

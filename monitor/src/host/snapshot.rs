@@ -202,7 +202,7 @@ impl Words<'_> {
             .flat_map(|offset| self.get(name, offset).to_ne_bytes())
             .take_while(|byte| *byte != 0)
             .collect();
-        String::from_utf8_lossy(&bytes).into_owned()
+        super::printable(&String::from_utf8_lossy(&bytes))
     }
 }
 

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `iocm monitor`: looks, decides and acts, once for each interval.
+
+pub mod config;
+pub mod metrics;
+pub mod observe;
+
+use crate::act::ground::Host;
+use crate::act::Arms;
+use crate::arguments::Monitor;
+use crate::failure::{Failure, Result};
+use crate::host::mapping;
+use crate::host::topology::CpuSet;
+use crate::host::Root;
+use crate::policy::plan::Plan;
+use crate::policy::standard::Standard;
+use crate::policy::Policy;
+use config::Config;
+use metrics::{Shared, State};
+use observe::Observer;
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// How often it is made sure that guests are off the CPUs that are kept, those that came since too.
+const TEND: Duration = Duration::from_millis(500);
+/// For how long nothing is done after a plan failed: the first time, and at most. It doubles.
+const REST: Duration = Duration::from_secs(1);
+const REST_MAX: Duration = Duration::from_secs(60);
+
+/// Runs until it is told to end.
+///
+/// # Errors
+///
+/// A broken configuration, no module, no permission, another monitor.
+pub fn run(root: &Root, options: &Monitor) -> Result<()> {
+    let config = configuration(root, options)?;
+    let logs = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(false);
+    // A second one in the same process, which only tests have, goes on with the first one's.
+    let _ = if std::env::var_os("JOURNAL_STREAM").is_some() {
+        // systemd's journal knows the time.
+        logs.without_time().try_init()
+    } else {
+        logs.try_init()
+    };
+    if options.restore {
+        return Arms::recover(Host::open(root)?, config.interrupts)?.restore();
+    }
+    mapping::end_when_unloaded()?;
+    let arms = match options.dry_run {
+        true => None,
+        false => Some(Arms::recover(Host::open(root)?, config.interrupts)?),
+    };
+    let (sender, receiver) = mpsc::channel();
+    let mut signals =
+        Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|source| Failure::System {
+            what: "cannot handle signals".into(),
+            source,
+        })?;
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if sender.send(signal).is_err() {
+                return;
+            }
+        }
+    });
+    let mut daemon = Daemon {
+        observer: Observer::new(root)?,
+        policy: Standard::new(config.policy.clone()),
+        arms,
+        shared: Shared::default(),
+        offer: None,
+        last: Plan::default(),
+        rest: REST,
+        resting_until: None,
+        config,
+    };
+    daemon.offer()?;
+    let _ = sd_notify::notify(false, &[NotifyState::Ready]);
+    tracing::info!(
+        interval_ms = daemon.config.interval_ms,
+        dry_run = options.dry_run,
+        "the monitor watches"
+    );
+    let mut next = Instant::now();
+    let mut tend = next;
+    loop {
+        next += Duration::from_millis(daemon.config.interval_ms);
+        match receiver.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            Ok(SIGHUP) => {
+                daemon.reload(root, options);
+                continue;
+            }
+            Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        // Intervals that were slept through are not made up for.
+        next = next.max(Instant::now() - Duration::from_millis(daemon.config.interval_ms));
+        daemon.step()?;
+        if Instant::now() >= tend {
+            tend = Instant::now() + TEND;
+            daemon.tend();
+            let _ = sd_notify::notify(false, &[NotifyState::Watchdog]);
+        }
+    }
+    let _ = sd_notify::notify(false, &[NotifyState::Stopping]);
+    tracing::info!("the monitor ends; what it has set stays, `iocm monitor --restore` undoes it");
+    Ok(())
+}
+
+/// The configuration that counts.
+fn configuration(root: &Root, options: &Monitor) -> Result<Config> {
+    let usual = root.path(config::PATH);
+    match &options.config {
+        Some(path) => Config::read(path),
+        None if usual.exists() => Config::read(&usual),
+        None => Ok(Config::default()),
+    }
+}
+
+struct Daemon {
+    config: Config,
+    observer: Observer,
+    policy: Standard,
+    /// None if nothing is to be done but said.
+    arms: Option<Arms<Host>>,
+    shared: Shared,
+    offer: Option<metrics::Offer>,
+    /// What would have been done last, so that it is not said again and again.
+    last: Plan,
+    rest: Duration,
+    resting_until: Option<Instant>,
+}
+
+impl Daemon {
+    /// Offers metrics where the configuration says.
+    fn offer(&mut self) -> Result<()> {
+        self.offer = None;
+        let listen = self.config.listen().map_err(Failure::Configuration)?;
+        if let Some(listen) = listen {
+            self.offer = Some(metrics::serve(&listen, Shared::clone(&self.shared))?);
+        }
+        Ok(())
+    }
+
+    /// Reads the configuration again. A broken one changes nothing.
+    fn reload(&mut self, root: &Root, options: &Monitor) {
+        let _ = sd_notify::notify(false, &[NotifyState::Reloading]);
+        match configuration(root, options) {
+            Ok(config) if config == self.config => tracing::info!("the configuration is the same"),
+            Ok(config) => {
+                let moved = config.metrics != self.config.metrics;
+                if config.policy != self.config.policy {
+                    self.policy = Standard::new(config.policy.clone());
+                }
+                if let Some(arms) = &mut self.arms {
+                    arms.set_interrupts(config.interrupts);
+                }
+                self.config = config;
+                if moved {
+                    if let Err(failure) = self.offer() {
+                        tracing::error!(%failure, "metrics are not offered any more");
+                    }
+                }
+                tracing::info!("the configuration was read again");
+            }
+            Err(failure) => tracing::error!(%failure, "the configuration stays as it was"),
+        }
+        let _ = sd_notify::notify(false, &[NotifyState::Ready]);
+    }
+
+    /// One interval.
+    fn step(&mut self) -> Result<()> {
+        let taken = self.arms.as_ref().map_or_else(CpuSet::new, Arms::taken);
+        let observation = self.observer.observe(&self.config.limits, &taken)?;
+        let plan = self.policy.decide(&observation);
+        self.tell(|state, observer| {
+            state.update(observer.snapshot(), observer.names());
+            state.cores = taken.len();
+            state.decisions += 1;
+        });
+        if plan.is_empty() {
+            self.last = plan;
+            return Ok(());
+        }
+        let Some(arms) = &mut self.arms else {
+            let actions = |plan: &Plan| -> Vec<String> {
+                let steps = plan.steps.iter();
+                steps.map(|step| step.action.to_string()).collect()
+            };
+            if actions(&plan) != actions(&self.last) {
+                for step in &plan.steps {
+                    println!("would {}, for {}", step.action, step.reason);
+                }
+            }
+            self.last = plan;
+            return Ok(());
+        };
+        if self
+            .resting_until
+            .is_some_and(|until| Instant::now() < until)
+        {
+            return Ok(());
+        }
+        match arms.execute(&plan) {
+            Ok(outcome) => {
+                self.rest = REST;
+                self.resting_until = None;
+                self.tell(|state, _| state.steps += outcome.done as u64);
+                Ok(())
+            }
+            // There is nothing left to decide about.
+            Err(failure @ (Failure::NoModule(_) | Failure::ModuleGone)) => Err(failure),
+            Err(failure) => {
+                tracing::error!(%failure, rest = ?self.rest, "a plan failed");
+                self.resting_until = Some(Instant::now() + self.rest);
+                self.rest = (self.rest * 2).min(REST_MAX);
+                self.tell(|state, _| state.failures += 1);
+                Ok(())
+            }
+        }
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut State, &Observer)) {
+        metrics::with(&self.shared, |state| change(state, &self.observer));
+    }
+
+    /// Sees to the guests that came since.
+    fn tend(&mut self) {
+        if let Some(arms) = &mut self.arms {
+            if let Err(failure) = arms.tend() {
+                tracing::warn!(%failure, "guests may run on CPUs that are kept for I/O");
+            }
+        }
+    }
+}
