@@ -162,9 +162,12 @@ fn follow(options: &Options) -> Result<()> {
         owners.push(Owner::saturate(&options.node, &tap, Packets::Frames)?);
         devices.push(control.device_of(&tap)?);
     }
+    // Two CPUs, on which the drivers run as well, have no load for which a whole core is worth it. So less
+    // has to be gained by one, and it is kept for some seconds, however late it serves.
     let mut monitor = Monitor::start(&format!(
         "interval_ms = 20\n\
-         [limits]\ncores_max = 1\ncpus = [{last}]\n"
+         [limits]\ncores_max = 1\ncpus = [{last}]\n\
+         [policy.cores]\nage_us = 1000000\ngain = -0.75\nidle_intervals = 300\n"
     ))?;
     let log = monitor.log.clone();
     monitor.until("the monitor to watch", || {
