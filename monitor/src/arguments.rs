@@ -61,6 +61,8 @@ pub enum Command {
     Doctor,
     /// Decide how many cores do I/O, and who is served where, again and again
     Monitor(Monitor),
+    /// Try policies on a model of a host
+    Simulate(crate::simulate::cli::Args),
     /// Check or show the configuration of `iocm monitor`
     #[command(subcommand)]
     Config(Config),

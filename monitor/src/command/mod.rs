@@ -57,6 +57,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             }
         }
         Command::Doctor => doctor::run(&root),
+        Command::Simulate(options) => crate::simulate::cli::run(options)
+            .map_err(|error| Failure::Refused(format!("{error:#}"))),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "iocm", &mut script);
