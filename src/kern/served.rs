@@ -235,10 +235,13 @@ impl<S: Service> Served<S> {
     /// Gives the object to the worker that reads `inbox`. The old one passes it on between two
     /// slices, if it has it. One thread at a time does this.
     pub fn set_inbox(&self, inbox: Arc<Inbox<S>>) {
-        {
+        if self.ownership.is_waiting() {
             let _guard = rcu::read_lock();
             // SAFETY: As for `list`.
             self.in_move.begin(unsafe { &*self.inbox.load(Acquire) });
+        } else {
+            // An earlier move may have begun while the object was served, and ended with nothing left.
+            self.in_move.end();
         }
         // INVARIANT: The object owns the reference from now on.
         let old = self.inbox.xchg(Self::give(inbox), Full);

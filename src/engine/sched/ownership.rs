@@ -140,6 +140,12 @@ impl Ownership {
         self.0.load() & AWAY != 0
     }
 
+    /// Whether a thread serves the virtqueue or has it on a list, which may change at any time.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.0.load() & (LISTED | SERVED) != 0
+    }
+
     /// Ends a slice; `more` says that the virtqueue has to be served again.
     #[must_use]
     pub fn finish(&self, more: bool) -> Then {
