@@ -235,19 +235,20 @@ impl<S: Service> Served<S> {
     /// Gives the object to the worker that reads `inbox`. The old one passes it on between two
     /// slices, if it has it. One thread at a time does this.
     pub fn set_inbox(&self, inbox: Arc<Inbox<S>>) {
-        if self.ownership.is_waiting() {
-            let _guard = rcu::read_lock();
-            // SAFETY: As for `list`.
-            self.in_move.begin(unsafe { &*self.inbox.load(Acquire) });
-        } else {
-            // An earlier move may have begun while the object was served, and ended with nothing left.
-            self.in_move.end();
-        }
         // INVARIANT: The object owns the reference from now on.
         let old = self.inbox.xchg(Self::give(inbox), Full);
         // SAFETY: By the type invariant the pointer came from `Arc::into_raw`, and the object has
         // just given it up.
-        unsafe { Arc::from_raw(old) }.ask_to_look();
+        let old = unsafe { Arc::from_raw(old) };
+        old.ask_to_look();
+        // After the request: what keeps the caller before it is no matter of the readers. If they are
+        // faster the move is not counted.
+        if self.ownership.is_waiting() {
+            self.in_move.begin(&old);
+        } else {
+            // An earlier move may have begun while the object was served, and ended with nothing left.
+            self.in_move.end();
+        }
     }
 
     /// Sets the inbox of the home thread, or that there is none.
