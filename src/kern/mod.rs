@@ -9,6 +9,7 @@ pub mod control;
 pub mod cpu;
 pub mod error;
 pub mod eventfd;
+mod hand_over;
 pub mod home;
 pub mod inbox;
 pub mod misc;

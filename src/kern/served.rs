@@ -7,14 +7,14 @@
 //! state of an object can be reached only through a [`Slice`] or a [`Hold`], which exist while the
 //! state machine says so.
 
-use super::cpu;
+use super::hand_over::HandOver;
 use super::inbox::Inbox;
 use crate::engine::sched::ownership::{Ownership, Then};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::ptr;
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
+use kernel::sync::atomic::{Acquire, Atomic, Full};
 use kernel::sync::{new_condvar, new_spinlock, rcu, Arc, ArcBorrow, CondVar, SpinLock};
 
 /// What an object consists of.
@@ -26,71 +26,6 @@ pub trait Service: Sized + Send + Sync + 'static {
     /// caller's, `nanoseconds` after it was moved. Meanwhile so many `slices` of the one or the
     /// other had ended for which it had to wait.
     fn note_move(&self, nanoseconds: u64, slices: u64);
-}
-
-/// A move that is under way, for the account of how long it takes. The fields are written by who
-/// moves the object, which one thread at a time does, and after that by who has the object on a
-/// list: a move of an object that still waits for the end of one before is part of that one.
-struct Move<S: Service> {
-    /// When it began, in nanoseconds; 0 if there is none.
-    begun: Atomic<u64>,
-    /// Slices that had to end for it so far.
-    slices: Atomic<u64>,
-    /// Whose slices count from `mark` on. It is compared and never followed.
-    reader: Atomic<*mut Inbox<S>>,
-    /// The number of slices that this reader had ended then.
-    mark: Atomic<u64>,
-}
-
-impl<S: Service> Move<S> {
-    fn none() -> Self {
-        Self {
-            begun: Atomic::new(0),
-            slices: Atomic::new(0),
-            reader: Atomic::new(ptr::null_mut()),
-            mark: Atomic::new(0),
-        }
-    }
-
-    /// Counts the slices of `reader` from now on.
-    fn count(&self, reader: &Inbox<S>) {
-        self.reader.store(ptr::from_ref(reader).cast_mut(), Relaxed);
-        self.mark.store(reader.slices(), Relaxed);
-    }
-
-    /// The move begins: the object belongs to `reader` as yet.
-    fn begin(&self, reader: &Inbox<S>) {
-        if self.begun.load(Relaxed) == 0 {
-            self.slices.store(0, Relaxed);
-            self.count(reader);
-            self.begun.store(cpu::now(), Relaxed);
-        }
-    }
-
-    /// Ends a stay with `reader`. The account is given up if it was with another: then nothing had
-    /// waited when the move began.
-    fn leave(&self, reader: &Inbox<S>) {
-        if self.begun.load(Relaxed) == 0 {
-            return;
-        }
-        if ptr::eq(self.reader.load(Relaxed), reader) {
-            let ended = reader.slices().wrapping_sub(self.mark.load(Relaxed));
-            let slices = self.slices.load(Relaxed).wrapping_add(ended);
-            self.slices.store(slices, Relaxed);
-        } else {
-            self.begun.store(0, Relaxed);
-        }
-    }
-
-    /// Ends the move; returns how long it took, in nanoseconds and slices, if there was one.
-    fn end(&self) -> Option<(u64, u64)> {
-        let begun = self.begun.load(Relaxed);
-        if begun == 0 {
-            return None;
-        }
-        self.begun.store(0, Relaxed);
-        Some((cpu::now().saturating_sub(begun), self.slices.load(Relaxed)))
-    }
 }
 
 /// An object that is served.
@@ -110,7 +45,8 @@ pub struct Served<S: Service> {
     inbox: Atomic<*mut Inbox<S>>,
     /// The home thread's, if there is one.
     home: Atomic<*mut Inbox<S>>,
-    in_move: Move<S>,
+    #[pin]
+    hand_over: HandOver,
     #[pin]
     gate: SpinLock<()>,
     #[pin]
@@ -141,7 +77,7 @@ impl<S: Service> Served<S> {
                 inbox: Atomic::new(Self::give(inbox)),
                 // INVARIANT: There is none.
                 home: Atomic::new(ptr::null_mut()),
-                in_move: Move::none(),
+                hand_over <- HandOver::new(),
                 gate <- new_spinlock!((), "vhost_iocm::Served::gate"),
                 free <- new_condvar!("vhost_iocm::Served::free"),
                 state: UnsafeCell::new(state),
@@ -216,18 +152,16 @@ impl<S: Service> Served<S> {
         // An object that was polled may not be pending, and the next one would not look at it. It
         // is LISTED, so there is nothing else to do.
         let _: Then = this.ownership.mark();
-        this.in_move.leave(from);
         let _guard = rcu::read_lock();
         // SAFETY: As for `list`.
         let to = unsafe { &*this.reader() };
-        this.in_move.count(to);
+        this.hand_over.pass_on(from, to);
         to.push_handed_over(this);
     }
 
     /// Ends a move: the caller, the reader of `inbox`, has taken the object that was passed on.
     pub(super) fn arrive(&self, inbox: &Inbox<S>) {
-        self.in_move.leave(inbox);
-        if let Some((nanoseconds, slices)) = self.in_move.end() {
+        if let Some((nanoseconds, slices)) = self.hand_over.end(inbox) {
             self.shared.note_move(nanoseconds, slices);
         }
     }
@@ -244,10 +178,10 @@ impl<S: Service> Served<S> {
         // After the request: what keeps the caller before it is no matter of the readers. If they are
         // faster the move is not counted.
         if self.ownership.is_waiting() {
-            self.in_move.begin(&old);
+            self.hand_over.begin(&old);
         } else {
             // An earlier move may have begun while the object was served, and ended with nothing left.
-            self.in_move.end();
+            self.hand_over.cancel();
         }
     }
 
@@ -285,7 +219,7 @@ impl<S: Service> Served<S> {
             self.ownership.begin()
         };
         // Nothing that waited was passed on, if a move had begun.
-        self.in_move.end();
+        self.hand_over.cancel();
         // INVARIANT: It is served from now on.
         begun.then_some(Slice { served: self })
     }
