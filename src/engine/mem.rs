@@ -49,8 +49,8 @@ pub enum Access {
 ///
 /// Addresses of ring memory are what `VHOST_SET_VRING_ADDR` sets: addresses of the owner's address
 /// space, or I/O virtual ones with a device IOTLB. Addresses in descriptors are guest-physical or I/O
-/// virtual and go through [`translate`](RingMem::translate). The memory is shared with a hostile guest: every method
-/// reads or writes it once, and what is read has to be checked in the copy.
+/// virtual and go through [`translate`](RingMem::translate). The memory is shared with a hostile
+/// guest: every method reads or writes it once, and what is read has to be checked in the copy.
 pub trait RingMem {
     /// Reads a 16-bit field with one access.
     fn read_u16(&self, addr: u64) -> Result<u16, RingError>;

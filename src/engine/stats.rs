@@ -150,7 +150,8 @@ macro_rules! counters {
 }
 
 counters! {
-    /// What is counted for a virtqueue. Who serves it is the writer, except of `kicks`.
+    /// What is counted for a virtqueue. Who serves it, or has it on a list, is the writer, except of
+    /// `kicks`.
     ///
     /// What one slice adds is added at its end, in one section of `sequence`: packets, bytes and
     /// times agree in whatever a reader sees. Looks that find nothing, and leaving the worker without

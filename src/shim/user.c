@@ -78,7 +78,7 @@ bool iocm_probe_segments(const struct iovec *segments, unsigned int count, size_
 		u8 byte;
 
 		len -= left;
-		if (!user_write_access_begin((void __user *)addr, left))
+		if (!user_access_begin((void __user *)addr, left))
 			return false;
 		while (left) {
 			size_t run = min(left, PAGE_SIZE - offset_in_page(addr));
@@ -88,12 +88,12 @@ bool iocm_probe_segments(const struct iovec *segments, unsigned int count, size_
 			addr += run;
 			left -= run;
 		}
-		user_write_access_end();
+		user_access_end();
 	}
 	return !len;
 
 fault:
-	user_write_access_end();
+	user_access_end();
 	return false;
 }
 
