@@ -196,13 +196,7 @@ impl Ground for Host {
     }
 
     fn find(&mut self, interrupts: bool) -> Result<Vec<Found>> {
-        let devices = self.reader.read()?.devices;
-        let mut owners: Vec<i32> = devices
-            .iter()
-            .filter_map(|device| i32::try_from(device.owner).ok().filter(|pid| *pid > 0))
-            .collect();
-        owners.sort_unstable();
-        owners.dedup();
+        let owners = self.reader.read()?.owners();
         let mut found = Vec::new();
         for process in owners
             .iter()
@@ -287,7 +281,17 @@ impl Ground for Host {
                 }
                 Ok(())
             }
-            Who::Thread { tid, .. } => {
+            Who::Thread { pid, tid, start } => {
+                if self.root.path("") != Path::new("/") {
+                    // A recorded host's numbers are those of other threads on this one.
+                    return Err(Failure::Refused(
+                        "threads move on the real host only".into(),
+                    ));
+                }
+                // Numbers are used again: whoever has this one may not be the thread that was found.
+                if start_time(&self.root, *pid, *tid) != Some(*start) {
+                    return Ok(());
+                }
                 let mut set = nix::sched::CpuSet::new();
                 for cpu in cpu_list(text).unwrap_or_default() {
                     set.set(cpu as usize)

@@ -197,13 +197,7 @@ fn virtual_cpus(root: &Root, snapshot: &Snapshot) -> Vec<Finding> {
         .filter(|worker| worker.state != 1)
         .filter_map(|worker| u32::try_from(worker.cpu).ok())
         .collect();
-    let mut owners: Vec<i32> = snapshot
-        .devices
-        .iter()
-        .filter_map(|device| i32::try_from(device.owner).ok().filter(|pid| *pid > 0))
-        .collect();
-    owners.sort_unstable();
-    owners.dedup();
+    let owners = snapshot.owners();
     let mut findings = Vec::new();
     for process in owners.iter().filter_map(|pid| Process::read(root, *pid)) {
         let shared: CpuSet = process

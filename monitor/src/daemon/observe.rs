@@ -72,13 +72,7 @@ impl Observer {
     /// Reads what changes slowly.
     fn look_around(&self, snapshot: &Snapshot) -> Slow {
         let topology = Topology::read(&self.root);
-        let mut owners: Vec<i32> = snapshot
-            .devices
-            .iter()
-            .filter_map(|device| i32::try_from(device.owner).ok().filter(|pid| *pid > 0))
-            .collect();
-        owners.sort_unstable();
-        owners.dedup();
+        let owners = snapshot.owners();
         let mut guests = CpuSet::new();
         let mut names = BTreeMap::new();
         for process in owners

@@ -157,6 +157,17 @@ impl Snapshot {
             .filter(move |virtqueue| virtqueue.device == device)
     }
 
+    /// The processes that own devices, in the order of their numbers.
+    pub fn owners(&self) -> Vec<i32> {
+        let owners = self.devices.iter().map(|device| device.owner);
+        let mut owners: Vec<i32> = owners
+            .filter_map(|owner| i32::try_from(owner).ok().filter(|pid| *pid > 0))
+            .collect();
+        owners.sort_unstable();
+        owners.dedup();
+        owners
+    }
+
     /// The device with this number.
     pub fn device(&self, id: u32) -> Option<&Device> {
         self.devices.iter().find(|device| device.id == id)

@@ -27,9 +27,6 @@ pub struct Scenario {
     pub cores_max: u32,
     /// What guests do.
     pub load: Vec<Load>,
-    /// When the load changes, in milliseconds, to judge how soon it is followed.
-    #[serde(default)]
-    pub steps_ms: Vec<u64>,
 }
 
 fn interval() -> u64 {
