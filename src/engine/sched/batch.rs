@@ -13,7 +13,8 @@ const AVERAGE_SHIFT: u32 = 3;
 pub struct Batches {
     /// The longest time of a batch, in nanoseconds; 0 is no limit.
     limit: u64,
-    /// Moving average of the time of one frame, in nanoseconds; 0 if it is not known.
+    /// Moving average of the time of one frame, in 1/2^[`AVERAGE_SHIFT`] nanoseconds, so that rounding
+    /// does not make frames of some nanoseconds twice as dear; 0 if it is not known.
     cost: u64,
     /// Batches sent that were not asked for yet.
     sent: u64,
@@ -41,11 +42,15 @@ impl Batches {
 
     /// The frames of the next batch, from 1 to `most`. As long as it is not known what one takes,
     /// it is tried with one.
+    ///
+    /// What fits is rounded up: a frame takes less in a larger batch, since each batch has a share that
+    /// does not depend on its size, and batches that only ever were rounded down would not grow to find
+    /// that out.
     pub fn size(&self, most: usize) -> usize {
-        match (self.limit, self.cost) {
+        match (self.limit, self.cost >> AVERAGE_SHIFT) {
             (0, _) => most,
             (_, 0) => 1,
-            (limit, cost) => usize::try_from(limit / cost)
+            (limit, cost) => usize::try_from(limit.div_ceil(cost))
                 .unwrap_or(most)
                 .clamp(1, most.max(1)),
         }
@@ -55,13 +60,11 @@ impl Batches {
     pub fn note_sent(&mut self, frames: u64, took: Option<u64>) {
         self.sent += 1;
         if let Some(took) = took {
-            let cost = (took / frames.max(1)).max(1);
+            let cost = (took / frames.max(1)).clamp(1, u64::MAX >> AVERAGE_SHIFT);
             self.cost = if self.cost == 0 {
-                cost
+                cost << AVERAGE_SHIFT
             } else {
-                // Rounded up, so that what is known does not become unknown.
-                let share = cost.div_ceil(1 << AVERAGE_SHIFT);
-                self.cost - (self.cost >> AVERAGE_SHIFT) + share
+                self.cost - (self.cost >> AVERAGE_SHIFT) + cost
             };
         }
     }
