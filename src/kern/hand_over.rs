@@ -77,9 +77,13 @@ impl HandOver {
         }
     }
 
-    /// The reader of `from` passes the object on to that of `to`.
-    pub(super) fn pass_on<S: Service>(&self, from: &Inbox<S>, to: &Inbox<S>) {
+    /// The reader of `from` passes the object on to that of `to`, to which `push` hands it.
+    pub(super) fn pass_on<S: Service>(&self, from: &Inbox<S>, to: &Inbox<S>, push: impl FnOnce()) {
+        // Locked until the slices of `to` are looked at, which is after the object waits for them: what
+        // ends before is not waited for, however long the caller is kept from pushing. The other reader
+        // that takes the object meanwhile waits in `end`.
         let mut account = self.account.lock();
+        push();
         *account = account.take().and_then(|mut account| {
             let stayed = account.leave(from);
             account.count(to);

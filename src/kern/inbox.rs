@@ -280,6 +280,9 @@ impl<S: Service> Fifo<S> {
 
     /// Takes everything that is in `inbox`, of which the caller is the reader: what was handed over
     /// comes before all that is on this list, the rest after it, each oldest first.
+    ///
+    /// What was given to another reader while it was being pushed is passed on at once. The request to
+    /// look for it may have been answered before it came, and it would wait for all before it.
     pub fn take_all(&mut self, inbox: &Inbox<S>) {
         // INVARIANT: The inbox is empty, and its list is this function's. The full order pairs
         // with the exchange in `Inbox::push_to`: the links and the objects' contents are visible.
@@ -297,7 +300,12 @@ impl<S: Service> Fifo<S> {
             // SAFETY: As above; the list was turned around.
             let next = unsafe { (*older).next.load(Relaxed) };
             // SAFETY: The pointer came from `Arc::into_raw`, and the list has given it up.
-            self.push(unsafe { Arc::from_raw(older) });
+            let taken = unsafe { Arc::from_raw(older) };
+            if taken.is_for(inbox) {
+                self.push(taken);
+            } else {
+                Served::forward(taken, inbox);
+            }
             older = next;
         }
         // Looked at after the full exchange above, as that list is: see the end of a worker.

@@ -152,11 +152,14 @@ impl<S: Service> Served<S> {
         // An object that was polled may not be pending, and the next one would not look at it. It
         // is LISTED, so there is nothing else to do.
         let _: Then = this.ownership.mark();
+        // Given up after the read section has ended, since it may be the last one.
+        let passed = this.clone();
         let _guard = rcu::read_lock();
         // SAFETY: As for `list`.
         let to = unsafe { &*this.reader() };
-        this.hand_over.pass_on(from, to);
-        to.push_handed_over(this);
+        passed
+            .hand_over
+            .pass_on(from, to, || to.push_handed_over(this));
     }
 
     /// Ends a move: the caller, the reader of `inbox`, has taken the object that was passed on.
