@@ -114,11 +114,9 @@ fuzz: setup ## fuzz the ring engine for FUZZ_SECONDS
 .PHONY: soak
 soak: setup ## compare rings of SOAK_SEEDS with stock vhost_net, and run the long volumes of the selftests
 	@$(MAKE) --no-print-directory modules FLAVOUR=plain
-	@$(MAKE) --no-print-directory modules FLAVOUR=debug
 	@$(environment); cargo build --release --workspace
 	@scripts/vm --timeout 14400 -- tests/conformance/run fuzz '$(SOAK_SEEDS)'
 	@scripts/vm --timeout 7200 -- env VHOST_IOCM_MALICE=400000 VHOST_IOCM_STALL=60 tests/selftests/run malice isolation placement
-	@scripts/vm --flavour debug --timeout 7200 -- env VHOST_IOCM_MALICE=4000 VHOST_IOCM_CHAOS=10000 tests/selftests/run malice placement
 
 .PHONY: demo
 demo: setup ## watch guests being served by shared workers, and a device moving

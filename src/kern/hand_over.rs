@@ -29,12 +29,12 @@ impl Account {
         self.mark = reader.slices();
     }
 
-    /// Ends a stay with `reader`. Returns false if it was with another: then nothing had waited when
-    /// the account began.
-    fn leave<S: Service>(&mut self, reader: &Inbox<S>) -> bool {
+    /// Ends a stay with `reader`, which began when that had ended `since` slices, or later. Returns
+    /// false if it was with another: then nothing had waited when the account began.
+    fn leave<S: Service>(&mut self, reader: &Inbox<S>, since: u64) -> bool {
         let stayed = self.reader == ptr::from_ref(reader).addr();
         if stayed {
-            let ended = reader.slices().saturating_sub(self.mark);
+            let ended = reader.slices().saturating_sub(self.mark.max(since));
             self.slices = self.slices.saturating_add(ended);
         }
         stayed
@@ -60,32 +60,46 @@ impl HandOver {
         })
     }
 
-    /// Begins an account: the object waits with `reader`. A hand-over that begins before another one
-    /// has ended is part of that one.
-    pub(super) fn begin<S: Service>(&self, reader: &Inbox<S>) {
+    /// Begins an account: the object waits with the reader of `from`, and that of `to` is to have it. A
+    /// hand-over that begins before another one has ended is part of that one. If it takes the object back to
+    /// where it still waits, there is none.
+    pub(super) fn begin<S: Service>(&self, from: &Inbox<S>, to: *const Inbox<S>) {
         let mut account = self.account.lock();
-        if account.is_none() {
+        if account
+            .as_ref()
+            .is_some_and(|account| account.reader == to.addr())
+        {
+            *account = None;
+            self.under_way.store(false, Relaxed);
+        } else if account.is_none() {
             let mut new = Account {
                 begun: cpu::now(),
                 slices: 0,
                 reader: 0,
                 mark: 0,
             };
-            new.count(reader);
+            new.count(from);
             *account = Some(new);
             self.under_way.store(true, Relaxed);
         }
     }
 
-    /// The reader of `from` passes the object on to that of `to`, to which `push` hands it.
-    pub(super) fn pass_on<S: Service>(&self, from: &Inbox<S>, to: &Inbox<S>, push: impl FnOnce()) {
+    /// The reader of `from`, which has had the object since it had ended `since` slices, or later,
+    /// passes it on to that of `to`, to which `push` hands it.
+    pub(super) fn pass_on<S: Service>(
+        &self,
+        from: &Inbox<S>,
+        since: u64,
+        to: &Inbox<S>,
+        push: impl FnOnce(),
+    ) {
         // Locked until the slices of `to` are looked at, which is after the object waits for them: what
         // ends before is not waited for, however long the caller is kept from pushing. The other reader
         // that takes the object meanwhile waits in `end`.
         let mut account = self.account.lock();
         push();
         *account = account.take().and_then(|mut account| {
-            let stayed = account.leave(from);
+            let stayed = account.leave(from, since);
             account.count(to);
             stayed.then_some(account)
         });
@@ -97,7 +111,7 @@ impl HandOver {
         let mut account = self.account.lock().take()?;
         self.under_way.store(false, Relaxed);
         account
-            .leave(inbox)
+            .leave(inbox, 0)
             .then(|| (cpu::now().saturating_sub(account.begun), account.slices))
     }
 

@@ -27,6 +27,8 @@ pub struct Inbox<S: Service> {
     handed_over: Atomic<*mut Served<S>>,
     /// Slices that the reader has ended.
     slices: Atomic<u64>,
+    /// How many these were when it took what was here last.
+    taken: Atomic<u64>,
     /// Whether the reader is to look for objects on its lists that are another's now.
     look: Atomic<bool>,
     /// Whether a grace period has passed since the inbox was an object's.
@@ -52,6 +54,7 @@ impl<S: Service> Inbox<S> {
                 newest: Atomic::new(ptr::null_mut()),
                 handed_over: Atomic::new(ptr::null_mut()),
                 slices: Atomic::new(0),
+                taken: Atomic::new(0),
                 look: Atomic::new(false),
                 unused: Atomic::new(true),
                 reader: SetOnce::new(),
@@ -117,6 +120,12 @@ impl<S: Service> Inbox<S> {
     /// the old reader and one of the new one at most.
     pub fn is_move_waiting(&self) -> bool {
         self.look.load(Relaxed) || !self.handed_over.load(Relaxed).is_null()
+    }
+
+    /// Whether something was handed to the reader in the usual way. It may be another's already, so
+    /// the reader takes it after every slice, too.
+    pub fn has_new(&self) -> bool {
+        !self.newest.load(Relaxed).is_null()
     }
 
     /// Counts a slice. The caller is the reader, which has ended it.
@@ -273,7 +282,7 @@ impl<S: Service> Fifo<S> {
             if object.is_for(inbox) {
                 self.push(object);
             } else {
-                Served::forward(object, inbox);
+                Served::forward(object, inbox, 0);
             }
         }
     }
@@ -284,6 +293,8 @@ impl<S: Service> Fifo<S> {
     /// What was given to another reader while it was being pushed is passed on at once. The request to
     /// look for it may have been answered before it came, and it would wait for all before it.
     pub fn take_all(&mut self, inbox: &Inbox<S>) {
+        let since = inbox.taken.load(Relaxed);
+        inbox.taken.store(inbox.slices(), Relaxed);
         // INVARIANT: The inbox is empty, and its list is this function's. The full order pairs
         // with the exchange in `Inbox::push_to`: the links and the objects' contents are visible.
         let mut object = inbox.newest.xchg(ptr::null_mut(), Full);
@@ -304,7 +315,7 @@ impl<S: Service> Fifo<S> {
             if taken.is_for(inbox) {
                 self.push(taken);
             } else {
-                Served::forward(taken, inbox);
+                Served::forward(taken, inbox, since);
             }
             older = next;
         }

@@ -147,8 +147,8 @@ impl<S: Service> Served<S> {
     }
 
     /// Passes the object on, which the caller, the reader of `from`, took from a list of its own, to
-    /// who serves it now.
-    pub(super) fn forward(this: Arc<Self>, from: &Inbox<S>) {
+    /// who serves it now. It came to that list when the caller had ended `since` slices, or later.
+    pub(super) fn forward(this: Arc<Self>, from: &Inbox<S>, since: u64) {
         // An object that was polled may not be pending, and the next one would not look at it. It
         // is LISTED, so there is nothing else to do.
         let _: Then = this.ownership.mark();
@@ -159,7 +159,7 @@ impl<S: Service> Served<S> {
         let to = unsafe { &*this.reader() };
         passed
             .hand_over
-            .pass_on(from, to, || to.push_handed_over(this));
+            .pass_on(from, since, to, || to.push_handed_over(this));
     }
 
     /// Ends a move: the caller, the reader of `inbox`, has taken the object that was passed on.
@@ -173,7 +173,8 @@ impl<S: Service> Served<S> {
     /// slices, if it has it. One thread at a time does this.
     pub fn set_inbox(&self, inbox: Arc<Inbox<S>>) {
         // INVARIANT: The object owns the reference from now on.
-        let old = self.inbox.xchg(Self::give(inbox), Full);
+        let new = Self::give(inbox);
+        let old = self.inbox.xchg(new, Full);
         // SAFETY: By the type invariant the pointer came from `Arc::into_raw`, and the object has
         // just given it up.
         let old = unsafe { Arc::from_raw(old) };
@@ -181,7 +182,7 @@ impl<S: Service> Served<S> {
         // After the request: what keeps the caller before it is no matter of the readers. If they are
         // faster the move is not counted.
         if self.ownership.is_waiting() {
-            self.hand_over.begin(&old);
+            self.hand_over.begin(&old, new);
         } else {
             // An earlier move may have begun while the object was served, and ended with nothing left.
             self.hand_over.cancel();
@@ -213,7 +214,7 @@ impl<S: Service> Served<S> {
     /// when it belongs to another reader now: that one gets it then.
     pub fn begin(self: Arc<Self>, inbox: &Inbox<S>, polled: bool) -> Option<Slice<S>> {
         if !self.is_for(inbox) {
-            Self::forward(self, inbox);
+            Self::forward(self, inbox, 0);
             return None;
         }
         let begun = if polled {

@@ -198,10 +198,11 @@ impl<'a> Loop<'a> {
         loop {
             self.worker.stats.loops.add(1);
             // Asked before the last look into the inbox: nothing comes any more once a thread is
-            // being stopped, so empty lists are final then.
+            // being stopped, so empty lists are final then. What is to be passed on may be in there, too.
             let stopping = self.current.should_stop();
+            let asked = self.worker.inbox.was_asked();
             self.fresh.take_all(&self.worker.inbox);
-            if self.worker.inbox.was_asked() || stopping {
+            if asked || stopping {
                 self.forward_strangers();
             }
             if !self.throttled.is_empty() && self.accounted >= self.release {
@@ -210,7 +211,7 @@ impl<'a> Loop<'a> {
             }
             let worked = self.turn.passes_over(Place::Work) || self.serve_next();
             let looked = self.turn.passes_over(Place::Polled)
-                || (worked && self.worker.inbox.is_move_waiting())
+                || (worked && self.attend_to_moves())
                 || self.look_next();
             self.end_turn();
             if !worked && !looked {
@@ -223,6 +224,17 @@ impl<'a> Loop<'a> {
                 self.note_cpu();
             }
         }
+    }
+
+    /// Attends to moves between two slices of a turn. Returns whether the turn has to end for one.
+    fn attend_to_moves(&mut self) -> bool {
+        if self.worker.inbox.is_move_waiting() {
+            return true;
+        }
+        if self.worker.inbox.has_new() {
+            self.fresh.take_all(&self.worker.inbox);
+        }
+        false
     }
 
     /// Notes what a turn of the loop has left.
