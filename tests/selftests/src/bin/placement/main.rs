@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     let options = &arguments.options;
     let moves = arguments.moves.unwrap_or(match Flavour::of_environment() {
         Flavour::Plain => 100_000,
-        Flavour::Debug => 1_000,
+        Flavour::Debug => 10_000,
     });
     let control = Control::default();
     let mut suite = Suite::new();

@@ -91,7 +91,8 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
             let _easily = wake_easily()?;
             let before = fast_loop()?.sleeps()?;
             crowd.push(|_| expect_becomes(control, &parked, "woken"))?;
-            ensure!(wakes(control, &parked)? == 1, "it was not woken once");
+            // It may have been parked and woken again meanwhile.
+            ensure!(wakes(control, &parked)? >= 1, "it was not woken");
             // The claims above could not fail if this did not count.
             let sleeps = fast_loop()?.sleeps()? - before;
             ensure!(sleeps > 1, "the fast loop slept {sleeps} times");
