@@ -8,6 +8,9 @@ FLAVOUR ?= plain
 # A kernel's build directory or installed headers instead, for instance
 # /lib/modules/$(uname -r)/build.
 KDIR ?=
+# What "make bench" measures: how, and parts of metrics' names.
+TIER ?= t1 t2 t5
+SUITE ?=
 # How long "make fuzz" takes.
 FUZZ_SECONDS ?= 3600
 # What "make soak" compares with stock vhost_net.
@@ -99,12 +102,14 @@ measure: setup ## run the tests that compare times and shares; the machine does 
 	@scripts/vm --timeout 1800 -- env VHOST_IOCM_MEASURE=1 tests/selftests/run isolation malice fairness accounting limits
 
 .PHONY: bench bench-check
-bench: setup ## count the instructions of a packet, beside those of the kernel's vhost_net
+bench: setup ## measure the module beside the kernel's vhost_net: TIER="t1 t2 t5", SUITE for parts of metrics' names
 	@$(MAKE) --no-print-directory modules FLAVOUR=plain
-	@$(environment); cargo build --release -p vhost-iocm-bench
+	@[[ '$(TIER)' != *t5* ]] || $(MAKE) --no-print-directory modules FLAVOUR=uml
+	@$(environment); cargo build --release -p vhost-iocm-bench -p vhost-iocm-selftests
 	@mkdir -p build/bench
-	@scripts/vm --icount -- tests/bench/run | tee build/bench/log | target/release/bench collect build/bench/results.json
-bench-check: bench ## fail if one of them is more than 1 % above tests/bench/baseline.json
+	@tests/bench/tiers '$(TIER)' $(SUITE) | tee build/bench/log | target/release/bench collect build/bench/results.json
+bench-check: override TIER = t1
+bench-check: bench ## fail if instructions of a packet are more than 1 % above tests/bench/baseline.json
 	@target/release/bench check build/bench/results.json tests/bench/baseline.json
 
 .PHONY: fuzz

@@ -3,9 +3,13 @@
 
 mod counts;
 mod drop_all;
+mod pairs;
+mod rates;
 mod record;
 mod results;
 mod subject;
+mod times;
+mod workload;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,6 +17,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::pairs::Wanted;
+use crate::record::Tier;
 use crate::subject::Subjects;
 
 #[derive(Parser)]
@@ -32,6 +38,10 @@ enum Command {
         /// The node of vhost_iocm, loaded with another name.
         #[arg(long, default_value = "/dev/vhost-iocm")]
         ours: PathBuf,
+
+        /// How to measure.
+        #[arg(long, ignore_case = true)]
+        tier: Tier,
 
         /// Only the metrics whose name contains one of these.
         metrics: Vec<String>,
@@ -65,10 +75,17 @@ fn run(command: Command) -> Result<()> {
         Command::Measure {
             stock,
             ours,
+            tier,
             metrics,
         } => {
             let subjects = Subjects::new(&stock, &ours)?;
-            for record in counts::run(&subjects, &metrics)? {
+            let wanted = Wanted(metrics);
+            let records = match tier {
+                Tier::T1 => counts::run(&subjects, &wanted)?,
+                Tier::T2 | Tier::T3 => rates::run(&subjects, &wanted)?,
+                Tier::T5 => times::run(&subjects, &wanted)?,
+            };
+            for record in records {
                 println!("{}", serde_json::to_string(&record)?);
             }
             Ok(())

@@ -24,7 +24,10 @@ pub fn collect(input: impl BufRead, path: &Path) -> Result<()> {
         }
     }
     ensure!(!records.is_empty(), "nothing was measured");
-    for record in records.iter().filter(|record| record.kind == Kind::Ratio) {
+    // A metric that compares has its parts beside it.
+    let is_part =
+        |record: &&Record| record.metric.ends_with("_stock") || record.metric.ends_with("_ours");
+    for record in records.iter().filter(|record| !is_part(record)) {
         println!("{record}");
     }
     let text = serde_json::to_string_pretty(&records)?;

@@ -20,7 +20,8 @@ pub enum Module {
 /// Both modules, loaded in the same kernel.
 pub struct Subjects {
     stock: PathBuf,
-    ours: PathBuf,
+    /// The node of vhost_iocm.
+    pub ours: PathBuf,
     control: Control,
 }
 
@@ -45,8 +46,8 @@ impl Subjects {
         })
     }
 
-    /// Makes a device of `module`, which is not polled.
-    pub fn open(&self, module: Module, options: NicOptions) -> Result<Subject> {
+    /// Makes a device of `module`, of which ours is polled as `poll` says: `0`, `1` or `auto`.
+    pub fn open(&self, module: Module, options: NicOptions, poll: &str) -> Result<Subject> {
         match module {
             Module::Stock => {
                 let nic = Nic::new(&self.stock, options)?;
@@ -61,7 +62,7 @@ impl Subjects {
                 let (nic, device) = self
                     .control
                     .device_made_by(|| Nic::new(&self.ours, options))?;
-                self.control.set_poll_of_device(&device, "0")?;
+                self.control.set_poll_of_device(&device, poll)?;
                 let worker = self.control.read_line(&format!("dev/{device}/worker"))?;
                 let pid = self.control.read_line(&format!("worker/{worker}/pid"))?;
                 let thread = Thread::parse(&pid).context("the worker's thread")?;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Devices that always have something to transmit, each of a process of its own, all on one worker.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::control::Control;
 use crate::counters::Counters;
 use crate::cpu::{self, Left};
-use crate::options::Options;
 use crate::process::{Owner, Packets};
 use crate::thread::Thread;
 use crate::wait;
@@ -44,9 +44,9 @@ pub struct Served {
 }
 
 impl<'a> Load<'a> {
-    /// Makes devices that are idle.
+    /// Makes devices of this node, which are idle.
     pub fn new(
-        options: &Options,
+        node: &Path,
         control: &'a Control,
         devices: usize,
         packets: Packets,
@@ -62,8 +62,7 @@ impl<'a> Load<'a> {
         };
         for number in 0..devices {
             let tap = format!("load{number}");
-            load.owners
-                .push(Owner::saturate(&options.node, &tap, packets)?);
+            load.owners.push(Owner::saturate(node, &tap, packets)?);
             load.devices.push(control.device_of(&tap)?);
         }
         Ok(load)

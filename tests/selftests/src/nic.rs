@@ -519,6 +519,12 @@ impl Nic {
 
     /// Gives the device at most this many receive buffers.
     pub fn replenish_some(&mut self, most: usize) -> Result<()> {
+        self.fill_receive(most)?;
+        self.receive.publish()
+    }
+
+    /// Adds at most this many receive buffers to the ring, which the device does not see yet.
+    pub fn fill_receive(&mut self, most: usize) -> Result<()> {
         let header = self.options.header_length() as u32;
         for _ in 0..most {
             let Some(buffer) = self.receive.spare.pop() else {
@@ -529,7 +535,7 @@ impl Nic {
                 break;
             }
         }
-        self.receive.publish()
+        Ok(())
     }
 
     /// Touches every receive buffer, so that none is missing when its first packet comes. The device must

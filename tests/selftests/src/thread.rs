@@ -49,12 +49,19 @@ impl Thread {
 
     /// How often it went to sleep.
     pub fn sleeps(self) -> Result<u64> {
+        self.status_number("voluntary_ctxt_switches:")
+    }
+
+    /// How often it gave up its CPU, to sleep or for another thread.
+    pub fn switches(self) -> Result<u64> {
+        Ok(self.sleeps()? + self.status_number("nonvoluntary_ctxt_switches:")?)
+    }
+
+    fn status_number(self, name: &str) -> Result<u64> {
         let status = self.read("status")?;
-        let count = status
-            .lines()
-            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        let count = count.context("no voluntary_ctxt_switches")?;
-        Ok(count.trim().parse()?)
+        let number = status.lines().find_map(|line| line.strip_prefix(name));
+        let number = number.with_context(|| format!("no {name}"))?;
+        Ok(number.trim().parse()?)
     }
 
     /// Its state, a letter of proc(5): `D` when it sleeps and no signal wakes it, `T` when it is stopped.

@@ -90,7 +90,7 @@ fn main() -> ExitCode {
             for round in 0..options.volume(5, 2) {
                 module::unload()?;
                 module::load("wake_pending_us=10 balance_us=100 park_load=0")?;
-                let load = Load::new(options, &control, 4, Packets::Frames)?;
+                let load = Load::new(&options.node, &control, 4, Packets::Frames)?;
                 let parked = control.create_parked()?;
                 load.begin()?;
                 let state = format!("worker/{parked}/state");

@@ -43,7 +43,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
     }
 
     suite.case("cycles are the same time in another unit", move || {
-        let load = Load::new(options, control, 2, Packets::Frames)?;
+        let load = Load::new(&options.node, control, 2, Packets::Frames)?;
         load.begin()?;
         let look = || -> Result<(Counters, u64)> {
             Ok((
@@ -71,7 +71,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
     );
 
     suite.measurement("time at home covers that of the home thread", move || {
-        let load = Load::new(options, control, 1, Packets::Frames)?;
+        let load = Load::new(&options.node, control, 1, Packets::Frames)?;
         load.set(0, "home", 1)?;
         load.begin()?;
         let device = &load.devices[0];
@@ -108,7 +108,7 @@ fn expect_near(what: &str, one: f64, other: f64, accuracy: f64) -> Result<()> {
 }
 
 fn saturated(options: &Options, control: &Control, devices: usize, packets: Packets) -> Result<()> {
-    let load = Load::new(options, control, devices, packets)?;
+    let load = Load::new(&options.node, control, devices, packets)?;
     load.begin()?;
     let served = load.measure()?;
     ensure!(
@@ -161,7 +161,7 @@ fn utilization(options: &Options, control: &Control) -> Result<()> {
     control.restore()?;
     let free = cores(control)?;
     ensure!(free.is_empty(), "a worker without CPU: {free:?}");
-    let load = Load::new(options, control, 1, Packets::Frames)?;
+    let load = Load::new(&options.node, control, 1, Packets::Frames)?;
     let name = format!("cpu{}", cpu::count()? - 1);
     let look = || -> Result<(u64, u64)> {
         match &cores(control)?[..] {

@@ -15,7 +15,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
     suite.measurement(
         "a device alone gets its max_time_share of the worker, and no more",
         move || {
-            let load = Load::new(options, control, 1, Packets::Frames)?;
+            let load = Load::new(&options.node, control, 1, Packets::Frames)?;
             load.begin()?;
             for share in [250, 500, 100] {
                 load.set(0, "max_time_share", share)?;
@@ -30,7 +30,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
     suite.measurement(
         "what a ceiling keeps from a device, the others get",
         move || {
-            let load = Load::new(options, control, 2, Packets::Frames)?;
+            let load = Load::new(&options.node, control, 2, Packets::Frames)?;
             load.set(0, "max_time_share", 200)?;
             // The weight does not lift the ceiling.
             load.set(0, "weight", 10000)?;

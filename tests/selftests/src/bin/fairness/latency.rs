@@ -47,7 +47,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
 
 fn delay(options: &Options, control: &Control, packets: Packets) -> Result<()> {
     let _slice = Parameter::set_time("slice_us", SLICE)?;
-    let load = Load::new(options, control, 1, packets)?;
+    let load = Load::new(&options.node, control, 1, packets)?;
     let mut probe = Probe::new(&options.node)?;
     // It shares its CPU with the driver of the busy device.
     let _first = cpu::run_first()?;

@@ -21,7 +21,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
     suite.measurement(
         "eight devices that want all of a worker get the same of it",
         move || {
-            let load = Load::new(options, control, 8, Packets::Frames)?;
+            let load = Load::new(&options.node, control, 8, Packets::Frames)?;
             load.begin()?;
             let shares = load.measure_saturated()?.shares();
             let index = jain(&shares);
@@ -34,7 +34,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
     suite.measurement(
         "devices get shares by their weights, also when these change",
         move || {
-            let load = Load::new(options, control, 3, Packets::Frames)?;
+            let load = Load::new(&options.node, control, 3, Packets::Frames)?;
             // Set before there is any load, and under load.
             set_weights(&load, &[100, 200, 400])?;
             load.begin()?;
@@ -48,7 +48,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
     suite.measurement(
         "a device with a thousandth of its neighbour's weight gets little, but not nothing",
         move || {
-            let load = Load::new(options, control, 2, Packets::Frames)?;
+            let load = Load::new(&options.node, control, 2, Packets::Frames)?;
             set_weights(&load, &[10, 10000])?;
             load.begin()?;
             let shares = load.measure_saturated()?.shares();

@@ -82,7 +82,7 @@ fn flood(from: usize, stop: &AtomicBool) -> Result<()> {
 }
 
 fn counted(options: &Options, control: &Control) -> Result<()> {
-    let load = Load::new(options, control, 1, Packets::Frames)?;
+    let load = Load::new(&options.node, control, 1, Packets::Frames)?;
     let nic = NicOptions::default();
     let mut idle = Card::beside(options, control, nic, "0", load.worker.clone())?;
     idle.exchange(4)?;

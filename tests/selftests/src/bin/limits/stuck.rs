@@ -67,7 +67,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
     suite.measurement(
         "virtqueues that are stuck get no more than their share",
         move || {
-            let load = Load::new(options, control, 2, Packets::Frames)?;
+            let load = Load::new(&options.node, control, 2, Packets::Frames)?;
             let file = format!("worker/{}/work_list_max_stuck_cycles", load.worker);
             control.set(&file, "1")?;
             load.begin()?;
@@ -93,7 +93,7 @@ impl<'a> Scene<'a> {
         let slice = Parameter::set_time("slice_us", Duration::from_millis(10))?;
         // It is asked who is stuck after each of these, and after 16 of others, which a debug kernel
         // may take a whole slice for.
-        let load = Load::new(options, control, 1, Packets::Segments)?;
+        let load = Load::new(&options.node, control, 1, Packets::Segments)?;
         let nic = NicOptions::default();
         let mut card = Card::beside(options, control, nic, mode, load.worker.clone())?;
         card.exchange(4)?;

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Measurements of the one module and of the other, by turns.
+
+use anyhow::Result;
+
+use crate::record::{Record, Tier};
+use crate::subject::Module;
+
+/// Which metrics are wanted: all, or those whose names contain one of some words.
+pub struct Wanted(pub Vec<String>);
+
+impl Wanted {
+    /// Whether this one is.
+    pub fn has(&self, metric: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|word| metric.contains(word))
+    }
+}
+
+/// Measures both modules `rounds` times in the order stock, ours, ours, stock, so that what drifts harms both
+/// alike, and compares neighbours. The first measurement of each is not counted.
+pub fn measure(
+    tier: Tier,
+    metric: &str,
+    rounds: usize,
+    mut cost: impl FnMut(Module) -> Result<f64>,
+) -> Result<[Record; 3]> {
+    let (mut stock, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        for module in [Module::Stock, Module::Ours, Module::Ours, Module::Stock] {
+            let cost = cost(module)?;
+            match module {
+                Module::Stock => stock.push(cost),
+                Module::Ours => ours.push(cost),
+            }
+        }
+    }
+    let (stock, ours) = (&stock[1..], &ours[1..]);
+    let pairs: Vec<_> = ours
+        .iter()
+        .zip(stock)
+        .map(|(ours, stock)| ours / stock)
+        .collect();
+    let same: Vec<_> = stock.windows(2).map(|pair| pair[1] / pair[0]).collect();
+    Ok([
+        Record::new(tier, format!("{metric}_stock"), stock),
+        Record::new(tier, format!("{metric}_ours"), ours),
+        Record::ratio(tier, metric.to_owned(), &pairs, &same),
+    ])
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The packets that are measured, and the driver that sends or receives batches of them.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Result};
+use vhost_iocm_selftests::header::NetHeader;
+use vhost_iocm_selftests::nic::{Nic, NicOptions};
+use vhost_iocm_selftests::tap::TapOptions;
+use vhost_iocm_selftests::wire::PacketSocket;
+use vhost_iocm_selftests::{frame, segment, wait};
+
+use crate::drop_all;
+
+/// Bytes of a segment of a large packet.
+const SEGMENT: u16 = 1448;
+
+/// What the packets are like.
+pub struct Shape {
+    /// Its part of a metric's name.
+    pub name: &'static str,
+    /// Bytes of a frame.
+    pub length: usize,
+    /// Frames of one batch.
+    pub batch: usize,
+    /// Whether a frame has many segments. Then the cost of a byte counts, not of a packet.
+    pub large: bool,
+}
+
+/// All shapes.
+pub const SHAPES: [Shape; 3] = [
+    Shape {
+        name: "64",
+        length: 64,
+        batch: 64,
+        large: false,
+    },
+    Shape {
+        name: "1500",
+        length: 1514,
+        batch: 64,
+        large: false,
+    },
+    Shape {
+        name: "64k",
+        length: 65226,
+        batch: 8,
+        large: true,
+    },
+];
+
+/// Which way packets go, as the guest says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the driver.
+    Transmit,
+    /// To the driver.
+    Receive,
+}
+
+impl Direction {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Transmit, Self::Receive];
+
+    /// Its part of a metric's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Transmit => "tx",
+            Self::Receive => "rx",
+        }
+    }
+}
+
+impl Shape {
+    /// What a cost is told of.
+    pub fn per(&self) -> &'static str {
+        if self.large {
+            "byte"
+        } else {
+            "packet"
+        }
+    }
+
+    /// The part of what `packets` cost together that one of them, or one byte, does.
+    pub fn divide(&self, cost: f64, packets: f64) -> f64 {
+        let cost = cost / packets;
+        if self.large {
+            cost / self.length as f64
+        } else {
+            cost
+        }
+    }
+
+    /// A card whose buffers these packets fit into.
+    pub fn card(&self) -> NicOptions {
+        NicOptions {
+            regions_filled: true,
+            transmit_length: 1 << 16,
+            receive_length: if self.large { 1 << 16 } else { 2048 },
+            tap: TapOptions {
+                offload: self.large,
+                ..TapOptions::default()
+            },
+            ..NicOptions::default()
+        }
+    }
+}
+
+/// Packets of one shape on their way through a card.
+pub struct Workload {
+    direction: Direction,
+    batch: usize,
+    length: usize,
+    large: bool,
+    packet: Vec<u8>,
+    header: NetHeader,
+    wire: PacketSocket,
+    _drop: Option<OwnedFd>,
+}
+
+impl Workload {
+    /// Prepares the card, which was made for this shape.
+    pub fn new(nic: &Nic, shape: &Shape, direction: Direction) -> Result<Self> {
+        // A page that is missing is another matter: the modules bring it in at different expense.
+        nic.touch_buffers()?;
+        let interface = nic.tap.name();
+        let large = shape.large;
+        Ok(Self {
+            direction,
+            batch: shape.batch,
+            length: shape.length,
+            large,
+            packet: if large {
+                segment::encode(0, shape.length)
+            } else {
+                frame::unheard(shape.length)
+            },
+            header: if large {
+                segment::segmentation_header(SEGMENT)
+            } else {
+                NetHeader::default()
+            },
+            // Large packets would be copied once more for it.
+            _drop: (direction == Direction::Transmit && !large)
+                .then(|| drop_all::attach(interface))
+                .transpose()?,
+            wire: if large {
+                PacketSocket::with_header(interface, 0)?
+            } else {
+                PacketSocket::new(interface, 0)?
+            },
+        })
+    }
+
+    /// Takes all receive buffers from the device, by filling them. From then on a batch of received packets
+    /// waits in the tap until the buffers for it come.
+    pub fn take_buffers(&self, nic: &mut Nic) -> Result<()> {
+        while nic.receive.ring.in_flight() > 0 {
+            ensure!(self.send()?, "the wire is full");
+            self.take_received(nic, 1)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the device serve one batch, complete before it sees the first packet.
+    pub fn serve(&self, nic: &mut Nic) -> Result<()> {
+        match self.direction {
+            Direction::Transmit => {
+                self.fill_transmit(nic)?;
+                nic.transmit.publish()?;
+                nic.reclaim_all()
+            }
+            Direction::Receive => {
+                for _ in 0..self.batch {
+                    ensure!(self.send()?, "the wire is full");
+                }
+                self.take_received(nic, self.batch)?;
+                nic.replenish()
+            }
+        }
+    }
+
+    /// Lets the device, which waits for what the driver does next, serve one batch, and returns how long
+    /// that took from the kick until the driver sees the last packet.
+    pub fn time(&self, nic: &mut Nic) -> Result<Duration> {
+        match self.direction {
+            Direction::Transmit => {
+                self.fill_transmit(nic)?;
+                let (goal, start) = (nic.transmit.ring.published(), Instant::now());
+                nic.transmit.publish()?;
+                let goal = goal.wrapping_add(self.batch as u16);
+                while nic.transmit.ring.used_index()? != goal {
+                    std::hint::spin_loop();
+                }
+                let took = start.elapsed();
+                nic.reclaim_all()?;
+                Ok(took)
+            }
+            Direction::Receive => {
+                for _ in 0..self.batch {
+                    ensure!(self.send()?, "the wire is full");
+                }
+                nic.fill_receive(self.batch)?;
+                let (goal, start) = (nic.receive.ring.published(), Instant::now());
+                nic.receive.publish()?;
+                let goal = goal.wrapping_add(self.batch as u16);
+                while nic.receive.ring.used_index()? != goal {
+                    std::hint::spin_loop();
+                }
+                let took = start.elapsed();
+                self.take_received(nic, self.batch)?;
+                Ok(took)
+            }
+        }
+    }
+
+    /// Adds a batch to the transmit ring, which the device does not see yet.
+    pub fn fill_transmit(&self, nic: &mut Nic) -> Result<()> {
+        for _ in 0..self.batch {
+            ensure!(
+                nic.add_transmit(&self.header, &self.packet)?,
+                "no room in the ring"
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes back what was sent and sends as much again, up to a full ring; returns the number of packets.
+    pub fn keep_full(&self, nic: &mut Nic) -> Result<usize> {
+        let mut packets = 0;
+        nic.reclaim()?;
+        while nic.add_transmit(&self.header, &self.packet)? {
+            packets += 1;
+        }
+        nic.transmit.publish()?;
+        Ok(packets)
+    }
+
+    fn send(&self) -> Result<bool> {
+        if self.large {
+            self.wire.send_with(&self.header, &self.packet)
+        } else {
+            self.wire.send(&self.packet)
+        }
+    }
+
+    fn take_received(&self, nic: &mut Nic, packets: usize) -> Result<()> {
+        let mut received = 0;
+        wait::until("the packets of a batch", || {
+            while let Some(packet) = nic.take_received()? {
+                ensure!(packet.packet.len() == self.length, "a packet was cut");
+                received += 1;
+            }
+            Ok(received >= packets)
+        })
+    }
+}
