@@ -119,8 +119,13 @@ impl<B: Body> Home<B> {
         }
         // Whoever found the inbox before has pushed when this returns.
         body.inbox().use_ends();
-        // Which passes on what it takes, for nothing is this inbox's any more.
-        Fifo::new().take_all(body.inbox());
+        let mut list = Fifo::new();
+        list.take_all(body.inbox());
+        // What was handed in the usual way was passed on as it was taken, for nothing is this inbox's any
+        // more. What workers had handed over is on the list, which must not take it along.
+        while let Some(object) = list.pop() {
+            Served::forward(object, body.inbox(), 0);
+        }
     }
 }
 
