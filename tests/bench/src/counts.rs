@@ -12,7 +12,7 @@ use vhost_iocm_selftests::cpu;
 use crate::pairs::{self, Wanted};
 use crate::record::{Record, Tier};
 use crate::subject::{Module, Subjects};
-use crate::workload::{Direction, Shape, Workload, SHAPES};
+use crate::workload::{Direction, Shape, Workload};
 
 /// Batches of one measurement.
 const BATCHES: u32 = 40;
@@ -21,23 +21,13 @@ const ROUNDS: usize = 4;
 
 /// Measures the metrics that are wanted.
 pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
-    let mut records = Vec::new();
-    for direction in Direction::ALL {
-        for shape in &SHAPES {
-            let metric = format!(
-                "t1_{}{}_insns_per_{}",
-                direction.name(),
-                shape.name,
-                shape.per()
-            );
-            if wanted.has(&metric) {
-                records.extend(pairs::measure(Tier::T1, &metric, ROUNDS, |module| {
-                    measure(subjects, module, direction, shape)
-                })?);
-            }
-        }
-    }
-    Ok(records)
+    pairs::sweep(
+        Tier::T1,
+        "insns",
+        ROUNDS,
+        wanted,
+        |module, direction, shape| measure(subjects, module, direction, shape),
+    )
 }
 
 /// Instructions of the serving thread for each packet or byte.

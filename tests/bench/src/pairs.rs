@@ -5,6 +5,7 @@ use anyhow::Result;
 
 use crate::record::{Record, Tier};
 use crate::subject::Module;
+use crate::workload::{Direction, Shape, SHAPES};
 
 /// Which metrics are wanted: all, or those whose names contain one of some words.
 pub struct Wanted(pub Vec<String>);
@@ -46,4 +47,31 @@ pub fn measure(
         Record::new(tier, format!("{metric}_ours"), ours),
         Record::ratio(tier, metric.to_owned(), &pairs, &same),
     ])
+}
+
+/// Measures both directions and all shapes, as far as they are wanted. `what` says in which unit.
+pub fn sweep(
+    tier: Tier,
+    what: &str,
+    rounds: usize,
+    wanted: &Wanted,
+    cost: impl Fn(Module, Direction, &Shape) -> Result<f64>,
+) -> Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for direction in Direction::ALL {
+        for shape in &SHAPES {
+            let metric = format!(
+                "{}_{}{}_{what}_per_{}",
+                tier.name(),
+                direction.name(),
+                shape.name,
+                shape.per()
+            );
+            if wanted.has(&metric) {
+                let cost = |module| cost(module, direction, shape);
+                records.extend(measure(tier, &metric, rounds, cost)?);
+            }
+        }
+    }
+    Ok(records)
 }

@@ -5,9 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Result};
-use nix::unistd::Pid;
 use vhost_iocm_selftests::control::{virtqueue, Control};
-use vhost_iocm_selftests::cpu;
 use vhost_iocm_selftests::device::{RECEIVE, TRANSMIT};
 use vhost_iocm_selftests::load::Load;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
@@ -17,8 +15,8 @@ use vhost_iocm_selftests::traffic::Background;
 
 use crate::pairs::{self, Wanted};
 use crate::record::{Record, Tier};
-use crate::subject::{Module, Subject, Subjects};
-use crate::workload::{Direction, Shape, Workload, SHAPES};
+use crate::subject::{Module, Subjects};
+use crate::workload::{Direction, Workload, SHAPES};
 
 /// Rounds of four measurements.
 const ROUNDS: usize = 6;
@@ -31,10 +29,6 @@ const CROWD: usize = 8;
 
 /// Measures the metrics that are wanted.
 pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
-    ensure!(
-        cpu::count()? > 1,
-        "driver and serving thread need a processor each"
-    );
     let mut records = Vec::new();
     let metric = "t2_sawtooth_kicks_per_packet";
     if wanted.has(metric) {
@@ -58,20 +52,12 @@ pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
     Ok(records)
 }
 
-/// A device whose driver has all processors but the last one, where its serving thread is.
-fn open(subjects: &Subjects, module: Module, shape: &Shape, poll: &str) -> Result<Subject> {
-    let subject = subjects.open(module, shape.card(), poll)?;
-    cpu::place(Pid::from_raw(subject.thread.id), &[cpu::count()? - 1])?;
-    Ok(subject)
-}
-
 /// Kicks for each packet of a driver that fills its ring again as soon as all of it was sent, which is when
 /// stock vhost has gone to sleep. Ours is polled: mode auto would not, since a batch takes longer than
 /// `poll_start_us` on an emulated machine.
 fn kicks_per_packet(subjects: &Subjects, module: Module) -> Result<f64> {
-    let _left = cpu::leave(cpu::count()? - 1)?;
     let shape = &SHAPES[0];
-    let mut subject = open(subjects, module, shape, "1")?;
+    let mut subject = subjects.open_apart(module, shape.card(), "1")?;
     let nic = &mut subject.nic;
     let workload = Workload::new(nic, shape, Direction::Transmit)?;
     let mut kicks = 0;
@@ -96,10 +82,9 @@ fn kicks_per_packet(subjects: &Subjects, module: Module) -> Result<f64> {
 /// is polled. Stock's number is beside it for comparison; the metric is our number, since stock does not
 /// sleep either as long as there is work.
 fn context_switches(subjects: &Subjects, metric: &str) -> Result<[Record; 2]> {
-    let _left = cpu::leave(cpu::count()? - 1)?;
     let shape = &SHAPES[0];
     let switches = |module| -> Result<f64> {
-        let mut subject = open(subjects, module, shape, "1")?;
+        let mut subject = subjects.open_apart(module, shape.card(), "1")?;
         let nic = &mut subject.nic;
         let workload = Workload::new(nic, shape, Direction::Transmit)?;
         workload.time(nic)?;

@@ -22,6 +22,16 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// Its part of a metric's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::T1 => "t1",
+            Self::T2 => "t2",
+            Self::T3 => "t3",
+            Self::T5 => "t5",
+        }
+    }
+
     /// What a single number of this tier is.
     fn kind(self) -> Kind {
         match self {

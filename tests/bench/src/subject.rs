@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context, Result};
+use nix::unistd::Pid;
 use vhost_iocm_selftests::control::Control;
+use vhost_iocm_selftests::cpu::{self, Left};
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::thread::{self, Thread};
 
@@ -31,6 +33,8 @@ pub struct Subject {
     pub nic: Nic,
     /// The thread.
     pub thread: Thread,
+    /// The driver's leave of the CPU that the thread has for itself.
+    _left: Option<Left>,
 }
 
 impl Subjects {
@@ -56,7 +60,11 @@ impl Subjects {
                 let [thread] = threads[..] else {
                     anyhow::bail!("{} threads serve the device", threads.len());
                 };
-                Ok(Subject { nic, thread })
+                Ok(Subject {
+                    nic,
+                    thread,
+                    _left: None,
+                })
             }
             Module::Ours => {
                 let (nic, device) = self
@@ -66,8 +74,25 @@ impl Subjects {
                 let worker = self.control.read_line(&format!("dev/{device}/worker"))?;
                 let pid = self.control.read_line(&format!("worker/{worker}/pid"))?;
                 let thread = Thread::parse(&pid).context("the worker's thread")?;
-                Ok(Subject { nic, thread })
+                Ok(Subject {
+                    nic,
+                    thread,
+                    _left: None,
+                })
             }
         }
+    }
+
+    /// The same with the last CPU for the thread alone, and the others for the driver.
+    pub fn open_apart(&self, module: Module, options: NicOptions, poll: &str) -> Result<Subject> {
+        let last = cpu::count()? - 1;
+        ensure!(last > 0, "driver and serving thread need a CPU each");
+        let left = cpu::leave(last)?;
+        let subject = self.open(module, options, poll)?;
+        cpu::place(Pid::from_raw(subject.thread.id), &[last])?;
+        Ok(Subject {
+            _left: Some(left),
+            ..subject
+        })
     }
 }

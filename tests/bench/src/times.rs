@@ -7,14 +7,13 @@
 //! but a switch of processes, and guest memory is reached through its own page tables, so what is far from
 //! a real kernel is entering and leaving it, and not what happens between.
 
-use anyhow::{ensure, Result};
-use nix::unistd::Pid;
-use vhost_iocm_selftests::cpu;
+use anyhow::Result;
+use vhost_iocm_selftests::statistics::median;
 
 use crate::pairs::{self, Wanted};
 use crate::record::{Record, Tier};
 use crate::subject::{Module, Subjects};
-use crate::workload::{Direction, Shape, Workload, SHAPES};
+use crate::workload::{Direction, Shape, Workload};
 
 /// Batches of one measurement.
 const BATCHES: u32 = 400;
@@ -23,27 +22,13 @@ const ROUNDS: usize = 8;
 
 /// Measures the metrics that are wanted.
 pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
-    ensure!(
-        cpu::count()? > 1,
-        "driver and serving thread need a processor each"
-    );
-    let mut records = Vec::new();
-    for direction in Direction::ALL {
-        for shape in &SHAPES {
-            let metric = format!(
-                "t5_{}{}_time_per_{}",
-                direction.name(),
-                shape.name,
-                shape.per()
-            );
-            if wanted.has(&metric) {
-                records.extend(pairs::measure(Tier::T5, &metric, ROUNDS, |module| {
-                    measure(subjects, module, direction, shape)
-                })?);
-            }
-        }
-    }
-    Ok(records)
+    pairs::sweep(
+        Tier::T5,
+        "time",
+        ROUNDS,
+        wanted,
+        |module, direction, shape| measure(subjects, module, direction, shape),
+    )
 }
 
 /// Nanoseconds for each packet or byte.
@@ -53,9 +38,7 @@ fn measure(
     direction: Direction,
     shape: &Shape,
 ) -> Result<f64> {
-    let _left = cpu::leave(cpu::count()? - 1)?;
-    let mut subject = subjects.open(module, shape.card(), "0")?;
-    cpu::place(Pid::from_raw(subject.thread.id), &[cpu::count()? - 1])?;
+    let mut subject = subjects.open_apart(module, shape.card(), "0")?;
     let nic = &mut subject.nic;
     let workload = Workload::new(nic, shape, direction)?;
     if direction == Direction::Receive {
@@ -69,6 +52,6 @@ fn measure(
         times.push(workload.time(nic)?.as_nanos() as f64);
     }
     // What the machine takes from either processor for itself is not the module's.
-    let typical = vhost_iocm_selftests::statistics::median(&times);
+    let typical = median(&times);
     Ok(shape.divide(typical, shape.batch as f64))
 }

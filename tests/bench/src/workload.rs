@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Result};
 use vhost_iocm_selftests::header::NetHeader;
-use vhost_iocm_selftests::nic::{Nic, NicOptions};
+use vhost_iocm_selftests::nic::{Nic, NicOptions, Queue};
 use vhost_iocm_selftests::tap::TapOptions;
 use vhost_iocm_selftests::wire::PacketSocket;
 use vhost_iocm_selftests::{frame, segment, wait};
@@ -108,29 +108,25 @@ impl Shape {
 }
 
 /// Packets of one shape on their way through a card.
-pub struct Workload {
+pub struct Workload<'a> {
     direction: Direction,
-    batch: usize,
-    length: usize,
-    large: bool,
+    shape: &'a Shape,
     packet: Vec<u8>,
     header: NetHeader,
     wire: PacketSocket,
     _drop: Option<OwnedFd>,
 }
 
-impl Workload {
+impl<'a> Workload<'a> {
     /// Prepares the card, which was made for this shape.
-    pub fn new(nic: &Nic, shape: &Shape, direction: Direction) -> Result<Self> {
+    pub fn new(nic: &Nic, shape: &'a Shape, direction: Direction) -> Result<Self> {
         // A page that is missing is another matter: the modules bring it in at different expense.
         nic.touch_buffers()?;
         let interface = nic.tap.name();
         let large = shape.large;
         Ok(Self {
             direction,
-            batch: shape.batch,
-            length: shape.length,
-            large,
+            shape,
             packet: if large {
                 segment::encode(0, shape.length)
             } else {
@@ -172,10 +168,10 @@ impl Workload {
                 nic.reclaim_all()
             }
             Direction::Receive => {
-                for _ in 0..self.batch {
+                for _ in 0..self.shape.batch {
                     ensure!(self.send()?, "the wire is full");
                 }
-                self.take_received(nic, self.batch)?;
+                self.take_received(nic, self.shape.batch)?;
                 nic.replenish()
             }
         }
@@ -187,37 +183,36 @@ impl Workload {
         match self.direction {
             Direction::Transmit => {
                 self.fill_transmit(nic)?;
-                let (goal, start) = (nic.transmit.ring.published(), Instant::now());
-                nic.transmit.publish()?;
-                let goal = goal.wrapping_add(self.batch as u16);
-                while nic.transmit.ring.used_index()? != goal {
-                    std::hint::spin_loop();
-                }
-                let took = start.elapsed();
+                let took = self.time_queue(&mut nic.transmit)?;
                 nic.reclaim_all()?;
                 Ok(took)
             }
             Direction::Receive => {
-                for _ in 0..self.batch {
+                for _ in 0..self.shape.batch {
                     ensure!(self.send()?, "the wire is full");
                 }
-                nic.fill_receive(self.batch)?;
-                let (goal, start) = (nic.receive.ring.published(), Instant::now());
-                nic.receive.publish()?;
-                let goal = goal.wrapping_add(self.batch as u16);
-                while nic.receive.ring.used_index()? != goal {
-                    std::hint::spin_loop();
-                }
-                let took = start.elapsed();
-                self.take_received(nic, self.batch)?;
+                nic.fill_receive(self.shape.batch)?;
+                let took = self.time_queue(&mut nic.receive)?;
+                self.take_received(nic, self.shape.batch)?;
                 Ok(took)
             }
         }
     }
 
+    /// Shows the device the batch that was added to a ring, and looks until all of it was used.
+    fn time_queue(&self, queue: &mut Queue) -> Result<Duration> {
+        let (shown, start) = (queue.ring.published(), Instant::now());
+        queue.publish()?;
+        let goal = shown.wrapping_add(self.shape.batch as u16);
+        while queue.ring.used_index()? != goal {
+            std::hint::spin_loop();
+        }
+        Ok(start.elapsed())
+    }
+
     /// Adds a batch to the transmit ring, which the device does not see yet.
     pub fn fill_transmit(&self, nic: &mut Nic) -> Result<()> {
-        for _ in 0..self.batch {
+        for _ in 0..self.shape.batch {
             ensure!(
                 nic.add_transmit(&self.header, &self.packet)?,
                 "no room in the ring"
@@ -238,7 +233,7 @@ impl Workload {
     }
 
     fn send(&self) -> Result<bool> {
-        if self.large {
+        if self.shape.large {
             self.wire.send_with(&self.header, &self.packet)
         } else {
             self.wire.send(&self.packet)
@@ -249,7 +244,7 @@ impl Workload {
         let mut received = 0;
         wait::until("the packets of a batch", || {
             while let Some(packet) = nic.take_received()? {
-                ensure!(packet.packet.len() == self.length, "a packet was cut");
+                ensure!(packet.packet.len() == self.shape.length, "a packet was cut");
                 received += 1;
             }
             Ok(received >= packets)
