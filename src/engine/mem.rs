@@ -17,15 +17,6 @@ pub struct Segment {
     pub len: usize,
 }
 
-/// Adds up the lengths of `segments` in bytes.
-pub fn total_len(segments: &[Segment]) -> usize {
-    // A descriptor's length has 32 bits and a chain at most 1024 segments, so a sum that
-    // saturates can only come from a caller that mixed chains.
-    segments
-        .iter()
-        .fold(0, |sum: usize, segment| sum.saturating_add(segment.len))
-}
-
 /// An entry of the used ring: `struct vring_used_elem` (virtio 1.3, 2.7.8), in host byte order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

@@ -417,6 +417,8 @@ impl Guest {
         let chain = self.ring.pop(&self.mem, &mut segments)?;
         Ok(chain.map(|chain| {
             segments.truncate(chain.readable + chain.writable);
+            let len: usize = segments.iter().map(|segment| segment.len).sum();
+            assert_eq!(chain.len, len);
             (chain, segments)
         }))
     }

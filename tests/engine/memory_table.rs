@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use vhost_iocm_engine::engine::error::RingError;
-use vhost_iocm_engine::engine::mem::{sort_regions, total_len, Lookup, Order, Region, Segment};
+use vhost_iocm_engine::engine::mem::{sort_regions, Lookup, Order, Region};
 
 use crate::cases;
 use crate::guest::region;
@@ -136,14 +136,6 @@ fn regions_of_the_guest_may_share_memory_of_the_owner() {
     let table = [region(0, 0x10, 0x9000), region(0x100, 0x10, 0x9000)];
     assert_eq!(look_up(&table, 4), Ok((0x9004, 0xc)));
     assert_eq!(look_up(&table, 0x104), Ok((0x9004, 0xc)));
-}
-
-#[test]
-fn lengths_that_add_up_past_the_address_space_saturate() {
-    let segment = |len| Segment { base: 0, len };
-    assert_eq!(total_len(&[]), 0);
-    assert_eq!(total_len(&[segment(3), segment(4)]), 7);
-    assert_eq!(total_len(&[segment(usize::MAX), segment(2)]), usize::MAX);
 }
 
 /// Regions near each other around `base`, few of which wrap or are empty.

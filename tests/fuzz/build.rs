@@ -47,7 +47,7 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "pieces_of_a_buffer_are_free",
         file: "ring/chain.rs",
-        text: "self.count()?;\n                addr = addr.checked_add(take)",
+        text: "self.count()?;\n            addr = addr.checked_add(take)",
         instead: "addr = addr.checked_add(take)",
     },
     Bug {
@@ -77,8 +77,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "buffer_leaves_its_region",
         file: "ring/chain.rs",
-        text: "let take = left.min(run);",
-        instead: "let take = left;",
+        text: "len: len.min(run) as usize,",
+        instead: "len: len as usize,",
     },
     Bug {
         name: "buffer_wraps",
@@ -96,8 +96,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "work_is_not_told",
         file: "ring/chain.rs",
-        text: "self.work = work;",
-        instead: "let _ = work;",
+        text: "self.work = collector.work;",
+        instead: "",
     },
     Bug {
         name: "refused_chain_is_gone",

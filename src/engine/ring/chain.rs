@@ -38,6 +38,8 @@ pub struct Chain {
     pub readable: usize,
     /// The number of device-writable segments.
     pub writable: usize,
+    /// Bytes of all of them.
+    pub len: usize,
 }
 
 /// A descriptor after its only read: the guest cannot change what is checked here.
@@ -77,6 +79,9 @@ struct Collector<'a> {
     segments: &'a mut [Segment],
     readable: usize,
     writable: usize,
+    /// Bytes of all segments. A descriptor's length has 32 bits, and no more than [`WORK_MAX`] of them
+    /// are read.
+    len: u64,
     /// As in [`Ring`].
     work: u32,
 }
@@ -94,48 +99,84 @@ impl Collector<'_> {
 
     /// Adds the buffer of one descriptor. A buffer that regions of the memory table divide
     /// becomes several segments; an empty one becomes none.
+    ///
+    /// What most descriptors need is inlined where they are read, and nothing else.
+    #[inline(always)]
     fn add<M: RingMem>(&mut self, mem: &M, descriptor: &Descriptor) -> Result<(), RingError> {
-        let mut used = self.readable + self.writable;
-        let begin = used;
-        let mut addr = descriptor.addr;
-        let mut left = u64::from(descriptor.len);
+        let used = self.readable + self.writable;
+        let len = u64::from(descriptor.len);
         let access = if descriptor.has(WRITE) {
             Access::Write
         } else {
             Access::Read
         };
-        while left > 0 {
+        let mut added = 0;
+        if len > 0 {
+            let segment = self
+                .segments
+                .get_mut(used)
+                .ok_or(RingError::TooManySegments)?;
+            let (base, run) = mem.translate(descriptor.addr, access)?;
+            *segment = Segment {
+                base: base as usize,
+                len: len.min(run) as usize,
+            };
+            added = if run >= len {
+                1
+            } else {
+                1 + self.add_rest(mem, descriptor, access, used + 1, run)?
+            };
+            self.len += len;
+        }
+        if descriptor.has(WRITE) {
+            self.writable += added;
+        } else if self.writable > 0 {
+            return Err(RingError::ReadableAfterWritable);
+        } else {
+            self.readable += added;
+        }
+        Ok(())
+    }
+
+    /// Adds what lies behind the first `begun` bytes of a descriptor's buffer, as segments from `used`
+    /// on. Returns their number.
+    #[cold]
+    fn add_rest<M: RingMem>(
+        &mut self,
+        mem: &M,
+        descriptor: &Descriptor,
+        access: Access,
+        mut used: usize,
+        begun: u64,
+    ) -> Result<usize, RingError> {
+        let begin = used;
+        let mut addr = descriptor.addr;
+        let mut left = u64::from(descriptor.len);
+        let mut take = begun;
+        while left > take {
+            left -= take;
+            self.count()?;
+            addr = addr.checked_add(take).ok_or(RingError::Unmapped)?;
             let segment = self
                 .segments
                 .get_mut(used)
                 .ok_or(RingError::TooManySegments)?;
             let (base, run) = mem.translate(addr, access)?;
-            let take = left.min(run);
+            take = left.min(run);
             *segment = Segment {
                 base: base as usize,
                 len: take as usize,
             };
             used += 1;
-            left -= take;
-            if left > 0 {
-                self.count()?;
-                addr = addr.checked_add(take).ok_or(RingError::Unmapped)?;
-            }
         }
-        if descriptor.has(WRITE) {
-            self.writable += used - begin;
-        } else if self.writable > 0 {
-            return Err(RingError::ReadableAfterWritable);
-        } else {
-            self.readable += used - begin;
-        }
-        Ok(())
+        Ok(used - begin)
     }
 
     /// Adds the buffers of an indirect table.
     ///
     /// The entries are taken in the order in which they lie in the table, as stock vhost does:
     /// drivers write them so, and `next` fields need no trust then.
+    #[inline(never)]
     fn add_table<M: RingMem>(&mut self, mem: &M, table: &Descriptor) -> Result<(), RingError> {
         if u64::from(table.len) % DESCRIPTOR_SIZE != 0 {
             return Err(RingError::IndirectLength);
@@ -231,22 +272,18 @@ impl Ring {
             segments,
             readable: 0,
             writable: 0,
+            len: 0,
             work: self.work,
         };
         let walked = self.walk(mem, head, &mut collector);
-        let Collector {
-            readable,
-            writable,
-            work,
-            ..
-        } = collector;
-        self.work = work;
+        self.work = collector.work;
         walked?;
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(Some(Chain {
             head,
-            readable,
-            writable,
+            readable: collector.readable,
+            writable: collector.writable,
+            len: usize::try_from(collector.len).unwrap_or(usize::MAX),
         }))
     }
 

@@ -5,7 +5,7 @@
 use super::memory::Memory;
 use super::{Next, Slice, SliceResult};
 use crate::engine::error::RingError;
-use crate::engine::mem::{self, Segment, UsedElem};
+use crate::engine::mem::{Segment, UsedElem};
 use crate::engine::sched::budget::Budget;
 use crate::engine::vnet;
 use crate::kern::cpu;
@@ -220,12 +220,11 @@ impl<M: Memory> Slice<'_, '_, M> {
             self.ring.unpop(1);
             return Err(RingError::ReceiveChain);
         }
-        let len = mem::total_len(&free[..taken.writable]);
         *head = UsedElem {
             id: u32::from(taken.head),
-            len: len.min(left) as u32,
+            len: taken.len.min(left) as u32,
         };
-        Ok(Some((taken.writable, len)))
+        Ok(Some((taken.writable, taken.len)))
     }
 
     /// Completes the header of a packet that fills `chains` buffers.

@@ -5,7 +5,7 @@
 use super::memory::Memory;
 use super::{Next, Slice, SliceResult};
 use crate::engine::error::RingError;
-use crate::engine::mem::{self, UsedElem};
+use crate::engine::mem::UsedElem;
 use crate::engine::sched::budget::Budget;
 use crate::kern::cpu;
 use crate::kern::error;
@@ -53,12 +53,11 @@ impl<M: Memory> Slice<'_, '_, M> {
             }
             let mut len = 0;
             if let Some(chain) = self.ring.pop(&self.memory, self.segments)? {
-                let total = mem::total_len(&self.segments[..chain.readable]);
-                if chain.writable > 0 || total <= header {
+                if chain.writable > 0 || chain.len <= header {
                     self.ring.unpop(1);
                     return Err(RingError::TransmitChain);
                 }
-                len = total - header;
+                len = chain.len - header;
                 match self.send(socket, batch, batching, chain.readable, len) {
                     Ok(Fate::Done) => {
                         self.heads[*self.waiting] = UsedElem {

@@ -96,7 +96,11 @@ macro_rules! device_ring {
                     segments: &mut [Segment],
                 ) -> Result<Option<Taken>, RingError> {
                     let popped = ring::Ring::pop(self, mem, segments)?;
-                    Ok(popped.map(|it| (it.head, it.readable, it.writable)))
+                    Ok(popped.map(|it| {
+                        let used = &segments[..it.readable + it.writable];
+                        assert_eq!(it.len, used.iter().map(|it| it.len).sum::<usize>());
+                        (it.head, it.readable, it.writable)
+                    }))
                 }
                 fn unpop(&mut self, count: u16) {
                     ring::Ring::unpop(self, count);
