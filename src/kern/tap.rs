@@ -131,11 +131,22 @@ pub enum FrameError {
     Dropped,
 }
 
+/// How long a packet is kept that is being received.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Not at all: it is lost if the buffers cannot be written.
+    Not,
+    /// Until it is in the buffers.
+    UntilWritten,
+    /// Until [`Receiver::complete`] or [`Receiver::take_back`], if it is in the buffers.
+    UntilCompleted,
+}
+
 /// What became of a packet that was to be received.
 pub enum Received {
     /// It is in the guest's buffers.
     Whole,
-    /// The buffers could not be written, and it is still there.
+    /// The buffers could not be written, and it is the next one still.
     Fault,
     /// It is lost.
     Lost,
@@ -187,10 +198,10 @@ impl Frames {
         if self.count >= BATCH {
             return Err(FrameError::TooLarge);
         }
-        // SAFETY: The batch and the socket are valid; the segments have the layout of `struct
-        // iovec` and point to what is reached as user memory only.
+        // SAFETY: The batch and the socket are valid, and there is room for a frame; the segments have
+        // the layout of `struct iovec` and point to what is reached as user memory only.
         let header = from_err_ptr(unsafe {
-            shim::iocm_frames_begin(
+            shim::iocm_frames_add(
                 self.frames.as_ptr(),
                 socket.as_ptr(),
                 as_iovec(segments),
@@ -206,20 +217,18 @@ impl Frames {
             Err(error) if error == EFAULT => return Err(FrameError::Fault),
             Err(_) => return Err(FrameError::Dropped),
         };
-        // SAFETY: What was returned is at least a header long: padding comes before the packet, or
-        // the caller's `header_len` counts it.
+        // SAFETY: What was returned is the start of a frame, where there is padding that the longest
+        // header fits into, and nobody else has the frame yet.
         let header = unsafe { &mut *header };
         match vnet::checked_hdr_len(header, len) {
             Ok(None) => (),
             Ok(Some(hdr_len)) => vnet::set_hdr_len(header, hdr_len),
             Err(vnet::ChecksumOutside) => {
-                // SAFETY: A frame was begun.
-                unsafe { shim::iocm_frames_abort(self.frames.as_ptr()) };
+                // SAFETY: A frame was added just now.
+                unsafe { shim::iocm_frames_drop_last(self.frames.as_ptr()) };
                 return Err(FrameError::Dropped);
             }
         }
-        // SAFETY: A frame was begun, and there is room for it.
-        unsafe { shim::iocm_frames_commit(self.frames.as_ptr()) };
         // INVARIANT: One more, and it was below the maximum.
         self.count += 1;
         Ok(())
@@ -332,19 +341,27 @@ impl Receiver {
     }
 
     /// Receives the packet that was peeked at into `segments` of `memory`, from `skip` bytes on.
-    /// `len` is its length with the socket's header. If that succeeds, [`Receiver::complete`] has
-    /// to follow.
+    /// `len` is its length with the socket's header, into which the number of `buffers` is written
+    /// unless it is 0. Unless the packet is not to be kept, it is received only if the segments can be
+    /// written without waiting.
     pub fn receive(
         &mut self,
         _memory: &UserMemory<'_>,
         segments: &[Segment],
         skip: usize,
         len: usize,
+        buffers: u16,
+        keep: Keep,
     ) -> Received {
+        let keep = match keep {
+            Keep::Not => shim::iocm_keep_IOCM_KEEP_NOT,
+            Keep::UntilWritten => shim::iocm_keep_IOCM_KEEP_UNTIL_WRITTEN,
+            Keep::UntilCompleted => shim::iocm_keep_IOCM_KEEP_UNTIL_COMPLETED,
+        };
         // SAFETY: By the type invariant the entries are attached to the socket, and a packet was
         // peeked at. The segments have the layout of `struct iovec` and point to what is reached
         // as user memory only.
-        let received = unsafe {
+        let error = unsafe {
             shim::iocm_entries_receive(
                 self.entries.entries.as_ptr(),
                 self.socket.as_ptr(),
@@ -352,22 +369,15 @@ impl Receiver {
                 segments.len() as u32,
                 skip,
                 len,
+                buffers,
+                keep,
             )
         };
-        match to_result(received.min(0)) {
-            Ok(()) if received as usize == len => Received::Whole,
-            Err(error) if error == EFAULT && self.keeps() => Received::Fault,
-            _ => {
-                self.complete();
-                Received::Lost
-            }
+        match error {
+            0 => Received::Whole,
+            _ if error == EFAULT.to_errno() => Received::Fault,
+            _ => Received::Lost,
         }
-    }
-
-    /// Whether the packet that was received last is still there.
-    fn keeps(&self) -> bool {
-        // SAFETY: By the type invariant the entries are valid.
-        unsafe { shim::iocm_entries_keeps(self.entries.entries.as_ptr()) }
     }
 
     /// Gives up the packet that was received last: it has arrived.

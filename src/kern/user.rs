@@ -220,22 +220,6 @@ impl<'a> UserMemory<'a> {
         unsafe { shim::iocm_probe_segments(as_iovec(segments), segments.len() as u32, len) }
     }
 
-    /// Writes a field of 16 bits, `offset` bytes into `segments`.
-    ///
-    /// # Errors
-    ///
-    /// `EFAULT`.
-    pub fn write_field(&self, segments: &[Segment], offset: usize, value: u16) -> Result {
-        match segments.first() {
-            Some(first) if first.len >= offset + size_of::<u16>() => {
-                let address = first.base.wrapping_add(offset) as u64;
-                // SAFETY: A bad user address is answered with an error.
-                kernel::error::to_result(unsafe { shim::iocm_put_u16(address, value.to_le()) })
-            }
-            _ => self.copy_to_segments(segments, offset, &value.to_le_bytes()),
-        }
-    }
-
     /// The memory table.
     pub fn table(&self) -> &MemoryTable {
         self.table
@@ -321,10 +305,11 @@ impl<'a> UserMemory<'a> {
 impl RingMem for UserMemory<'_> {
     #[inline]
     fn read_u16(&self, address: u64) -> Result<u16, RingError> {
-        let mut value = 0;
-        // SAFETY: `value` is valid for writes; a bad user address is answered with an error.
-        match unsafe { shim::iocm_get_u16(address, &mut value) } {
-            0 => Ok(u16::from_le(value)),
+        // SAFETY: A bad user address is answered with an error.
+        let answer = unsafe { shim::iocm_get_u16(address) };
+        // What is not an error has 16 bits.
+        match answer {
+            0.. => Ok(u16::from_le(answer as u16)),
             _ => Err(RingError::Fault),
         }
     }

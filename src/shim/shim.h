@@ -33,12 +33,21 @@ int iocm_socket_send(struct socket *sock, const struct iovec *segments, unsigned
 
 struct iocm_frames *iocm_frames_alloc(void);
 void iocm_frames_free(struct iocm_frames *frames);
-void *iocm_frames_begin(struct iocm_frames *frames, struct socket *sock,
-			const struct iovec *segments, unsigned int count, size_t skip, size_t len,
-			size_t header_len);
-void iocm_frames_commit(struct iocm_frames *frames);
-void iocm_frames_abort(struct iocm_frames *frames);
+void *iocm_frames_add(struct iocm_frames *frames, struct socket *sock,
+		      const struct iovec *segments, unsigned int count, size_t skip, size_t len,
+		      size_t header_len);
+void iocm_frames_drop_last(struct iocm_frames *frames);
 int iocm_frames_send(struct iocm_frames *frames, struct socket *sock);
+
+/* How long a packet is kept that is being received, so that it can be received again. */
+enum iocm_keep {
+	/* Not at all. */
+	IOCM_KEEP_NOT,
+	/* Until it was written. */
+	IOCM_KEEP_UNTIL_WRITTEN,
+	/* Until iocm_entries_complete() or iocm_entries_take_back(). */
+	IOCM_KEEP_UNTIL_COMPLETED,
+};
 
 struct iocm_entries *iocm_entries_alloc(void);
 void iocm_entries_free(struct iocm_entries *entries);
@@ -47,11 +56,11 @@ void iocm_entries_detach(struct iocm_entries *entries);
 size_t iocm_entries_peek(struct iocm_entries *entries, struct socket *sock);
 bool iocm_entries_ready(struct iocm_entries *entries, struct socket *sock);
 bool iocm_entries_has_ring(const struct iocm_entries *entries);
-bool iocm_entries_keeps(const struct iocm_entries *entries);
 void iocm_entries_complete(struct iocm_entries *entries);
 bool iocm_entries_take_back(struct iocm_entries *entries);
 int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
-			 const struct iovec *segments, unsigned int count, size_t skip, size_t len);
+			 const struct iovec *segments, unsigned int count, size_t skip, size_t len,
+			 u16 buffers, enum iocm_keep keep);
 int iocm_entries_drop(struct iocm_entries *entries, struct socket *sock,
 		      const struct iovec *segment);
 
@@ -59,7 +68,7 @@ int iocm_entries_drop(struct iocm_entries *entries, struct socket *sock,
 
 bool iocm_access_ok(u64 addr, u64 len);
 int iocm_get_descriptor(u64 addr, u64 *words);
-int iocm_get_u16(u64 addr, u16 *value);
+int iocm_get_u16(u64 addr);
 int iocm_put_u16(u64 addr, u16 value);
 int iocm_copy_to_segments(const struct iovec *segments, unsigned int count, size_t skip,
 			  const void *data, size_t len);

@@ -120,6 +120,44 @@ bool iocm_socket_writable(struct socket *sock)
 }
 
 /*
+ * Describes the first @len bytes of @segments by @whole if they lie in one piece, as header and packet
+ * of many drivers do, and the buffers of a driver that has one large piece of memory for them. Of one
+ * segment the kernel copies with fewer detours than of many. Returns what to use.
+ */
+static const struct iovec *join(const struct iovec *segments, unsigned int *count, size_t len,
+				struct iovec *whole)
+{
+	const struct iovec *last = segments;
+	unsigned int left = *count;
+	size_t rest = len;
+
+	for (; left > 1 && rest > last->iov_len; last++, left--) {
+		rest -= last->iov_len;
+		if (last[1].iov_base != last->iov_base + last->iov_len)
+			return segments;
+	}
+	if (!left || rest > last->iov_len)
+		return segments;
+	whole->iov_base = segments->iov_base;
+	whole->iov_len = len;
+	*count = 1;
+	return whole;
+}
+
+/* Begins with @len bytes of @segments, from @skip bytes on. */
+static void init_iter(struct iov_iter *iter, unsigned int direction, const struct iovec *segments,
+		      unsigned int count, size_t skip, size_t len)
+{
+	if (count == 1 && skip + len <= segments->iov_len) {
+		iov_iter_ubuf(iter, direction, segments->iov_base + skip, len);
+		return;
+	}
+	iov_iter_init(iter, direction, segments, count, skip + len);
+	if (skip)
+		iov_iter_advance(iter, skip);
+}
+
+/*
  * Sends @len bytes of @segments, from @skip bytes on, as one packet. Returns what the socket says:
  * a negative errno, or the bytes that it took.
  */
@@ -129,10 +167,10 @@ int iocm_socket_send(struct socket *sock, const struct iovec *segments, unsigned
 	struct msghdr msg = {
 		.msg_flags = MSG_DONTWAIT | (more ? MSG_MORE : 0),
 	};
+	struct iovec whole;
 
-	iov_iter_init(&msg.msg_iter, ITER_SOURCE, segments, count, skip + len);
-	if (skip)
-		iov_iter_advance(&msg.msg_iter, skip);
+	segments = join(segments, &count, skip + len, &whole);
+	init_iter(&msg.msg_iter, ITER_SOURCE, segments, count, skip, len);
 	return READ_ONCE(sock->ops)->sendmsg(sock, &msg, len);
 }
 
@@ -147,12 +185,6 @@ static_assert(L1_CACHE_BYTES >= IOCM_HEADER_MAX); /* NET_SKB_PAD is not less. */
 struct iocm_frames {
 	struct page_frag_cache cache;
 	unsigned int count;
-	/* The frame between begin and commit or abort. */
-	void *buffer;
-	unsigned int size;
-	unsigned int pad;
-	size_t header_len;
-	size_t len;
 	struct xdp_buff frames[IOCM_BATCH];
 };
 
@@ -172,19 +204,42 @@ void iocm_frames_free(struct iocm_frames *frames)
 	kfree(frames);
 }
 
+/* Copies @len bytes of @segments, from @skip bytes on. */
+static bool copy_segments(void *to, const struct iovec *segments, unsigned int count, size_t skip,
+			  size_t len)
+{
+	for (; count && len; segments++, count--) {
+		size_t left = segments->iov_len, now;
+
+		if (skip >= left) {
+			skip -= left;
+			continue;
+		}
+		now = min(left - skip, len);
+		if (copy_from_user(to, segments->iov_base + skip, now))
+			return false;
+		skip = 0;
+		to += now;
+		len -= now;
+	}
+	return !len;
+}
+
 /*
- * Copies a packet of @len bytes, its first @header_len being the virtio header for the socket.
- * Returns the copied header, to be looked at before commit, or an error: -ENOSPC for a packet that
- * is too large for a frame, -ENOMEM, -EFAULT.
+ * Adds a packet of @len bytes to the batch, its first @header_len being the virtio header for the
+ * socket. Returns the copy of the header at the start of the frame, where tun and tap look at it, or an
+ * error: -ENOSPC for a packet that is too large for a frame, -ENOMEM, -EFAULT. The caller sends before
+ * there are more than IOCM_BATCH.
  */
-void *iocm_frames_begin(struct iocm_frames *frames, struct socket *sock,
-			const struct iovec *segments, unsigned int count, size_t skip, size_t len,
-			size_t header_len)
+void *iocm_frames_add(struct iocm_frames *frames, struct socket *sock,
+		      const struct iovec *segments, unsigned int count, size_t skip, size_t len,
+		      size_t header_len)
 {
 	unsigned int headroom = sock_flag(sock->sk, SOCK_XDP) ? XDP_PACKET_HEADROOM : 0;
 	unsigned int tail = SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
 	unsigned int pad = SKB_DATA_ALIGN(NET_IP_ALIGN + NET_SKB_PAD + headroom + header_len);
-	struct iov_iter from;
+	struct xdp_buff *frame = &frames->frames[frames->count];
+	struct iovec whole;
 	unsigned int size;
 	void *buffer;
 
@@ -197,44 +252,32 @@ void *iocm_frames_begin(struct iocm_frames *frames, struct socket *sock,
 	if (unlikely(!buffer))
 		return ERR_PTR(-ENOMEM);
 
-	iov_iter_init(&from, ITER_SOURCE, segments, count, skip + len);
-	if (skip)
-		iov_iter_advance(&from, skip);
-	if (unlikely(copy_from_iter(buffer + pad - header_len, len, &from) != len)) {
+	segments = join(segments, &count, skip + len, &whole);
+	if (unlikely(!copy_segments(buffer + pad - header_len, segments, count, skip, len))) {
 		page_frag_free(buffer);
 		return ERR_PTR(-EFAULT);
 	}
 
-	/* Tun reads a header at the start of the buffer even where the guest sent none. */
-	if (!header_len)
+	/*
+	 * Tun reads a header at the start of the buffer even where the guest sent none. The longest
+	 * header always fits between start and packet, and a constant length needs no call.
+	 */
+	if (header_len)
+		memcpy(buffer, buffer + pad - header_len, IOCM_HEADER_MAX);
+	else
 		memset(buffer, 0, pad);
 
-	frames->buffer = buffer;
-	frames->size = size;
-	frames->pad = pad;
-	frames->header_len = header_len;
-	frames->len = len;
-	return header_len ? buffer + pad - header_len : buffer;
-}
-
-/* Adds the frame that was begun. The caller sends before there are more than IOCM_BATCH. */
-void iocm_frames_commit(struct iocm_frames *frames)
-{
-	struct xdp_buff *frame = &frames->frames[frames->count];
-
-	/* The longest header always fits between the two, and a constant length needs no call. */
-	if (frames->header_len)
-		memcpy(frames->buffer, frames->buffer + frames->pad - frames->header_len,
-		       IOCM_HEADER_MAX);
-	xdp_init_buff(frame, frames->size, NULL);
-	xdp_prepare_buff(frame, frames->buffer, frames->pad, frames->len - frames->header_len,
-			 true);
+	xdp_init_buff(frame, size, NULL);
+	xdp_prepare_buff(frame, buffer, pad, len - header_len, true);
 	frames->count++;
+	return buffer;
 }
 
-void iocm_frames_abort(struct iocm_frames *frames)
+/* Takes the frame that was added last out of the batch. */
+void iocm_frames_drop_last(struct iocm_frames *frames)
 {
-	page_frag_free(frames->buffer);
+	frames->count--;
+	page_frag_free(frames->frames[frames->count].data);
 }
 
 /*
@@ -317,24 +360,11 @@ static size_t entry_len(void *entry)
 	return __skb_array_len_with_tag(entry);
 }
 
-/* The length of the next packet without any header, or 0 when there is none. */
-size_t iocm_entries_peek(struct iocm_entries *entries, struct socket *sock)
+static noinline size_t peek_queue(struct sk_buff_head *queue)
 {
-	struct sk_buff_head *queue = &sock->sk->sk_receive_queue;
 	struct sk_buff *skb;
 	unsigned long flags;
 	size_t len = 0;
-
-	if (entries->ring) {
-		if (entries->head == entries->tail) {
-			entries->head = 0;
-			entries->tail = ptr_ring_consume_batched(entries->ring, entries->entries,
-								 IOCM_BATCH);
-			if (!entries->tail)
-				return 0;
-		}
-		return entry_len(entries->entries[entries->head]);
-	}
 
 	spin_lock_irqsave(&queue->lock, flags);
 	skb = skb_peek(queue);
@@ -342,6 +372,24 @@ size_t iocm_entries_peek(struct iocm_entries *entries, struct socket *sock)
 		len = skb->len + (skb_vlan_tag_present(skb) ? VLAN_HLEN : 0);
 	spin_unlock_irqrestore(&queue->lock, flags);
 	return len;
+}
+
+/* Takes packets from the ring; returns whether there were any. */
+static noinline bool refill(struct iocm_entries *entries)
+{
+	entries->head = 0;
+	entries->tail = ptr_ring_consume_batched(entries->ring, entries->entries, IOCM_BATCH);
+	return entries->tail;
+}
+
+/* The length of the next packet without any header, or 0 when there is none. */
+size_t iocm_entries_peek(struct iocm_entries *entries, struct socket *sock)
+{
+	if (unlikely(!entries->ring))
+		return peek_queue(&sock->sk->sk_receive_queue);
+	if (unlikely(entries->head == entries->tail) && !refill(entries))
+		return 0;
+	return entry_len(entries->entries[entries->head]);
 }
 
 /* Whether a packet waits. Only the receiver itself may ask. */
@@ -369,11 +417,6 @@ bool iocm_entries_has_ring(const struct iocm_entries *entries)
 	return entries->ring;
 }
 
-bool iocm_entries_keeps(const struct iocm_entries *entries)
-{
-	return entries->kept;
-}
-
 /* What was received last has arrived. */
 void iocm_entries_complete(struct iocm_entries *entries)
 {
@@ -392,30 +435,56 @@ bool iocm_entries_take_back(struct iocm_entries *entries)
 	return true;
 }
 
+/* Says how many @buffers a packet fills, behind the part of the header that all drivers have. */
+static int put_buffers(const struct iovec *segments, unsigned int count, u16 buffers)
+{
+	size_t offset = offsetof(struct virtio_net_hdr_mrg_rxbuf, num_buffers);
+	__le16 value = cpu_to_le16(buffers);
+
+	if (likely(count && segments->iov_len >= offset + sizeof(value)))
+		return put_user(value, (__le16 __user *)(segments->iov_base + offset));
+	return iocm_copy_to_segments(segments, count, offset, &value, sizeof(value));
+}
+
 /*
- * Receives the packet that was peeked at into @segments, from @skip bytes on. Returns a negative
- * errno or the length of the packet with the socket's header. Complete or take back follows.
+ * Receives the packet that was peeked at into @segments, from @skip bytes on. @len is its length with
+ * the socket's header, into which the number of @buffers is written unless it is 0. Returns 0 when all of
+ * it was written; -EFAULT when it was not, and the packet is the next one again; -EIO when it is lost.
  */
 int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
-			 const struct iovec *segments, unsigned int count, size_t skip, size_t len)
+			 const struct iovec *segments, unsigned int count, size_t skip, size_t len,
+			 u16 buffers, enum iocm_keep keep)
 {
 	struct msghdr msg = { .msg_flags = MSG_DONTWAIT };
-	void *entry = NULL;
+	struct iovec whole;
 	int received;
 
-	if (entries->ring && entries->head != entries->tail)
-		entry = entries->entries[entries->head];
-	if (entry && !tun_is_xdp_frame(entry))
-		entries->kept = skb_get(entry);
+	segments = join(segments, &count, skip + len, &whole);
+	if (keep != IOCM_KEEP_NOT) {
+		/* A tap counts a packet that it could not write as received. */
+		if (!iocm_probe_segments(segments, count, skip + len))
+			return -EFAULT;
+		if (entries->ring && entries->head != entries->tail &&
+		    !tun_is_xdp_frame(entries->entries[entries->head]))
+			entries->kept = skb_get(entries->entries[entries->head]);
+	}
 
-	iov_iter_init(&msg.msg_iter, ITER_DEST, segments, count, skip + len);
-	if (skip)
-		iov_iter_advance(&msg.msg_iter, skip);
+	init_iter(&msg.msg_iter, ITER_DEST, segments, count, skip, len);
 	received = receive(entries, sock, &msg, len);
-	/* Tun and tap do not say when they could not write the packet itself. */
-	if (received >= 0 && received == len && iov_iter_count(&msg.msg_iter))
+	if (likely(received == len)) {
+		/* Tun and tap do not say when they could not write the packet itself. */
+		if (likely(!iov_iter_count(&msg.msg_iter)) &&
+		    (!buffers || likely(!put_buffers(segments, count, buffers)))) {
+			if (keep == IOCM_KEEP_UNTIL_WRITTEN)
+				iocm_entries_complete(entries);
+			return 0;
+		}
+		received = -EFAULT;
+	}
+	if (received == -EFAULT && iocm_entries_take_back(entries))
 		return -EFAULT;
-	return received;
+	iocm_entries_complete(entries);
+	return -EIO;
 }
 
 /* Drops the packet that was peeked at, truncating it to one byte of @segment. */

@@ -17,15 +17,17 @@ bool iocm_access_ok(u64 addr, u64 len)
 	       access_ok((void __user *)(unsigned long)addr, len);
 }
 
-int iocm_get_u16(u64 addr, u16 *value)
+/* The 16 bits at @addr, or -EFAULT. */
+int iocm_get_u16(u64 addr)
 {
 	const u16 __user *from = (const u16 __user *)(unsigned long)addr;
+	u16 value;
 
 	if (!user_read_access_begin(from, sizeof(*from)))
 		return -EFAULT;
-	unsafe_get_user(*value, from, fault);
+	unsafe_get_user(value, from, fault);
 	user_read_access_end();
-	return 0;
+	return value;
 
 fault:
 	user_read_access_end();
@@ -74,19 +76,17 @@ bool iocm_probe_segments(const struct iovec *segments, unsigned int count, size_
 {
 	for (; count && len; segments++, count--) {
 		unsigned long addr = (unsigned long)segments->iov_base;
-		size_t left = min(segments->iov_len, len);
+		size_t now = min(segments->iov_len, len);
+		unsigned long end = addr + now;
 		u8 byte;
 
-		len -= left;
-		if (!user_access_begin((void __user *)addr, left))
+		len -= now;
+		if (!user_access_begin((void __user *)addr, now))
 			return false;
-		while (left) {
-			size_t run = min(left, PAGE_SIZE - offset_in_page(addr));
-
+		while (addr < end) {
 			unsafe_get_user(byte, (u8 __user *)addr, fault);
 			unsafe_put_user(byte, (u8 __user *)addr, fault);
-			addr += run;
-			left -= run;
+			addr = (addr & PAGE_MASK) + PAGE_SIZE;
 		}
 		user_access_end();
 	}

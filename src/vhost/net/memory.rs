@@ -21,6 +21,9 @@ use core::ops::Range;
 
 /// What the data path needs from memory.
 pub(super) trait Memory: RingMem {
+    /// Whether [`note_written`](Memory::note_written) tells anybody.
+    const IS_TOLD: bool;
+
     /// The memory without more.
     fn user(&self) -> &UserMemory<'_>;
 
@@ -38,6 +41,8 @@ pub(super) trait Memory: RingMem {
 }
 
 impl Memory for UserMemory<'_> {
+    const IS_TOLD: bool = false;
+
     #[inline]
     fn user(&self) -> &UserMemory<'_> {
         self
@@ -255,6 +260,8 @@ impl<'a> Mediated<'a> {
 }
 
 impl Memory for Mediated<'_> {
+    const IS_TOLD: bool = true;
+
     fn user(&self) -> &UserMemory<'_> {
         &self.user
     }

@@ -9,7 +9,7 @@ use crate::engine::mem::{Segment, UsedElem};
 use crate::engine::sched::budget::Budget;
 use crate::engine::vnet;
 use crate::kern::cpu;
-use crate::kern::tap::{Received, Receiver, BATCH};
+use crate::kern::tap::{Keep, Received, Receiver, BATCH};
 use crate::vhost::virtqueue::SEGMENTS_MAX;
 
 /// Buffers for a packet.
@@ -54,16 +54,13 @@ impl<M: Memory> Slice<'_, '_, M> {
             let needed = from_socket + vhost_header;
             match self.make_room(needed)? {
                 Room::Enough { chains, segments } => {
-                    match self.receive_packet(receiver, chains, segments, from_socket)? {
-                        Received::Whole => {
-                            self.complete(chains);
-                            self.tally.packets += 1;
-                            self.tally.bytes += packet as u64;
-                        }
-                        Received::Fault | Received::Lost => {
-                            self.ring.unpop(chains);
-                            self.tally.drops += 1;
-                        }
+                    if self.receive_packet(receiver, chains, segments, from_socket)? {
+                        self.complete(chains);
+                        self.tally.packets += 1;
+                        self.tally.bytes += packet as u64;
+                    } else {
+                        self.ring.unpop(chains);
+                        self.tally.drops += 1;
                     }
                 }
                 Room::TooFew => {
@@ -91,34 +88,49 @@ impl<M: Memory> Slice<'_, '_, M> {
     }
 
     /// Receives the next packet, of `len` bytes with the socket's header, into the first `segments`
-    /// segments, which are `chains` buffers. An error leaves buffers and packet where they were, as
-    /// far as the socket can.
+    /// segments, which are `chains` buffers. Returns whether it is in them, and not lost. An error leaves
+    /// buffers and packet where they were, as far as the socket can.
     fn receive_packet(
         &mut self,
         receiver: &mut Receiver,
         chains: u16,
         segments: usize,
         len: usize,
-    ) -> Result<Received, RingError> {
+    ) -> Result<bool, RingError> {
         let header = self.features.vhost_header_len();
         let buffers = &self.segments[..segments];
-        // A tap counts a packet that it could not write as received.
-        if self.how.shared && !self.probe(buffers, header + len) {
+        // Who must be told of what is written may not hear of it, and a header of ours may not be
+        // written: the packet is kept until then.
+        let is_last_step = !M::IS_TOLD && header == 0;
+        let keep = match (self.how.shared, is_last_step) {
+            (false, _) => Keep::Not,
+            (true, true) => Keep::UntilWritten,
+            (true, false) => Keep::UntilCompleted,
+        };
+        if self.how.shared && self.memory.note_written(buffers, header + len).is_err() {
             self.ring.unpop(chains);
             return Err(RingError::Fault);
         }
-        let received = receiver.receive(self.memory.user(), buffers, header, len);
-        let written = match received {
-            Received::Lost => return Ok(received),
-            Received::Fault => false,
-            Received::Whole => {
-                self.write_header(chains, header).is_ok()
-                    && self.memory.note_written(buffers, header + len).is_ok()
-            }
+        let count = if header == 0 && self.features.counts_buffers() {
+            chains
+        } else {
+            0
         };
+        let received = receiver.receive(self.memory.user(), buffers, header, len, count, keep);
+        match received {
+            Received::Whole if is_last_step => return Ok(true),
+            Received::Whole => (),
+            Received::Fault => {
+                self.ring.unpop(chains);
+                return Err(RingError::Fault);
+            }
+            Received::Lost => return Ok(false),
+        }
+        let written = (header == 0 || self.write_header(chains).is_ok())
+            && self.memory.note_written(buffers, header + len).is_ok();
         if written {
             receiver.complete();
-            return Ok(Received::Whole);
+            return Ok(true);
         }
         if self.how.shared && receiver.take_back() {
             self.ring.unpop(chains);
@@ -126,7 +138,7 @@ impl<M: Memory> Slice<'_, '_, M> {
         }
         // The buffers cannot be written even by who may wait for them.
         receiver.complete();
-        Ok(Received::Fault)
+        Ok(false)
     }
 
     /// Lets the `chains` that the packet fills wait to be given back.
@@ -227,20 +239,19 @@ impl<M: Memory> Slice<'_, '_, M> {
         Ok(Some((taken.writable, taken.len)))
     }
 
-    /// Completes the header of a packet that fills `chains` buffers.
-    fn write_header(&self, chains: u16, vhost_header: usize) -> kernel::error::Result {
+    /// Writes the header of a packet that fills `chains` buffers, where the socket gives none.
+    fn write_header(&self, chains: u16) -> kernel::error::Result {
+        let mut header = [0; vnet::LEN];
+        header[vnet::LEGACY_LEN..].copy_from_slice(&chains.to_le_bytes());
+        let len = if self.features.counts_buffers() {
+            vnet::LEN
+        } else {
+            vnet::LEGACY_LEN
+        };
         // The buffers cover header and packet, so all of the segments may be passed: what lies
         // behind the packet is not reached.
-        if vhost_header > 0 {
-            self.memory
-                .user()
-                .copy_to_segments(self.segments, 0, &[0; vnet::LEGACY_LEN])?;
-        }
-        if self.features.counts_buffers() {
-            self.memory
-                .user()
-                .write_field(self.segments, vnet::LEGACY_LEN, chains)?;
-        }
-        Ok(())
+        self.memory
+            .user()
+            .copy_to_segments(self.segments, 0, &header[..len])
     }
 }
