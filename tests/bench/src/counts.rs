@@ -9,6 +9,7 @@
 use anyhow::Result;
 use vhost_iocm_selftests::cpu;
 
+use crate::crowd;
 use crate::pairs::{self, Wanted};
 use crate::record::{Record, Tier};
 use crate::subject::{Module, Subjects};
@@ -17,27 +18,30 @@ use crate::workload::{Direction, Shape, Workload};
 /// Batches of one measurement.
 const BATCHES: u32 = 40;
 /// Measurements, in the order stock, ours, ours, stock; the first of each is not counted.
-const ROUNDS: usize = 4;
+pub const ROUNDS: usize = 4;
 
 /// Measures the metrics that are wanted.
 pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
-    pairs::sweep(
+    let mut records = pairs::sweep(
         Tier::T1,
         "insns",
         ROUNDS,
         wanted,
-        |module, direction, shape| measure(subjects, module, direction, shape),
-    )
+        |module, direction, shape| measure(subjects, module, direction, shape, "0"),
+    )?;
+    records.extend(crowd::run(subjects, wanted)?);
+    Ok(records)
 }
 
-/// Instructions of the serving thread for each packet or byte.
-fn measure(
+/// Instructions of the serving thread for each packet or byte, where ours is polled as `poll` says.
+pub fn measure(
     subjects: &Subjects,
     module: Module,
     direction: Direction,
     shape: &Shape,
+    poll: &str,
 ) -> Result<f64> {
-    let mut subject = subjects.open(module, shape.card(), "0")?;
+    let mut subject = subjects.open(module, shape.card(), poll)?;
     let nic = &mut subject.nic;
     let workload = Workload::new(nic, shape, direction)?;
     // A batch is complete before the serving thread sees the first of it.

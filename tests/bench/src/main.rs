@@ -2,6 +2,7 @@
 //! What serving costs, measured in the same boot for the kernel's vhost_net and for vhost_iocm.
 
 mod counts;
+mod crowd;
 mod drop_all;
 mod pairs;
 mod rates;

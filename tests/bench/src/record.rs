@@ -87,6 +87,14 @@ impl Record {
         }
     }
 
+    /// Two numbers of ours, divided.
+    pub fn quotient(tier: Tier, metric: String, values: &[f64]) -> Self {
+        Self {
+            kind: Kind::Ratio,
+            ..Self::new(tier, metric, values)
+        }
+    }
+
     /// Ours divided by stock's, pair by pair, beside stock's divided by stock's.
     pub fn ratio(tier: Tier, metric: String, pairs: &[f64], same: &[f64]) -> Self {
         Self {
