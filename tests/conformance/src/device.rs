@@ -27,6 +27,7 @@ pub mod feature {
     pub const EVENT_IDX: u64 = 1 << 29;
     pub const VERSION_1: u64 = 1 << 32;
     pub const ACCESS_PLATFORM: u64 = 1 << 33;
+    pub const IN_ORDER: u64 = 1 << 35;
     pub const RING_RESET: u64 = 1 << 40;
 }
 

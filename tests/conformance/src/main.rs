@@ -18,6 +18,7 @@ mod fuzz;
     reason = "the suites of the selftests use more of it, and test it"
 )]
 mod ktap;
+mod log;
 mod memory;
 #[path = "../../selftests/src/random.rs"]
 #[allow(dead_code, reason = "the suites of the selftests use more of it")]

@@ -170,11 +170,13 @@ impl Arena {
 
     /// A sum over all of it.
     pub fn checksum(&self) -> u32 {
-        let mut hasher = crc32fast::Hasher::new();
-        for start in STARTS {
-            hasher.update(&self.read(start, REGION as usize));
-        }
-        hasher.finalize()
+        crc32fast::hash(&self.copy())
+    }
+
+    /// What is in all of it, region by region.
+    pub fn copy(&self) -> Vec<u8> {
+        let regions = STARTS.map(|start| self.read(start, REGION as usize));
+        regions.concat()
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::{ensure, Context, Result};
 use crate::device::{describe, feature, memory_table, request, words, Addresses, Answer, Device};
 use crate::device::{RECEIVE, TRANSMIT, VIRTQUEUES};
 use crate::event::Event;
-use crate::memory::{Arena, STARTS};
+use crate::memory::{Arena, PAGE, STARTS};
 use crate::ring::Ring;
 use crate::tap::{Tap, Wire, NO_LIMIT};
 
@@ -87,6 +87,20 @@ pub fn place(index: usize, size: u16) -> Ring {
         available: part(1),
         // Not the first page, which an error of the device's may be more likely to hit.
         used: part(1) + 0x2000,
+    }
+}
+
+/// A ring of this size whose parts follow each other as legacy drivers have them (virtio 1.3, 2.7.2),
+/// at the start of the first region.
+pub fn place_together(index: usize, size: u16) -> Ring {
+    let descriptors = STARTS[0] + index as u64 * RINGS / 2;
+    let available = descriptors + 16 * u64::from(size);
+    let end = available + 6 + 2 * u64::from(size);
+    Ring {
+        size,
+        descriptors,
+        available,
+        used: end.next_multiple_of(PAGE as u64),
     }
 }
 
@@ -233,15 +247,26 @@ impl Rig {
 
     /// What can be seen of a virtqueue.
     pub fn look(&self, index: usize) -> Result<String> {
+        self.look_at(index, true)
+    }
+
+    /// What can be seen of a virtqueue, with the flags of its used ring or without. Those say nothing to a
+    /// driver with EVENT_IDX (virtio 1.3, 2.7.10): after a start they tell whether the virtqueue had
+    /// been served before it was stopped.
+    pub fn look_at(&self, index: usize, with_flags: bool) -> Result<String> {
         let Queue {
             ring, call, error, ..
         } = &self.queues[index];
         let arena = self.arena();
+        let flags = if with_flags {
+            format!("flags {}, ", ring.used_flags(arena))
+        } else {
+            String::new()
+        };
         Ok(format!(
-            "virtqueue {index}: base {}, used {}, flags {}, available event {}, call {}, error {}",
+            "virtqueue {index}: base {}, used {}, {flags}available event {}, call {}, error {}",
             self.base(index),
             ring.used_index(arena),
-            ring.used_flags(arena),
             ring.available_event(arena),
             call.seen()?,
             error.seen()?,

@@ -2,7 +2,6 @@
 //! The dirty log: its checks, and which pages it names.
 
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 
@@ -10,30 +9,15 @@ use crate::case::{Cases, Node};
 use crate::device::{feature, long_words, request, words};
 use crate::device::{RECEIVE, TRANSMIT, VIRTQUEUES};
 use crate::event::Event;
+use crate::log::Log;
 use crate::memory::STARTS;
 use crate::rig::{Rig, State, RINGS};
 use crate::ring::{Descriptor, WRITE};
 use crate::transcript::Transcript;
 
-/// A log that covers all regions, whose last page is below 8 GiB: one bit for each page.
-const LOG: usize = (8 << 30) / 4096 / 8;
-
-/// A log in which nothing is marked.
-fn empty() -> Vec<AtomicU64> {
-    (0..LOG / 8).map(|_| AtomicU64::new(0)).collect()
-}
-
-/// The pages that are marked, and how many.
-fn pages(log: &[AtomicU64]) -> String {
-    let mut pages = Vec::new();
-    for (at, word) in log.iter().enumerate() {
-        let word = word.load(Ordering::Relaxed);
-        pages.extend(
-            (0..64)
-                .filter(|bit| word >> bit & 1 != 0)
-                .map(|bit| 64 * at + bit),
-        );
-    }
+/// The pages that are marked.
+fn pages(log: &Log) -> String {
+    let pages: Vec<_> = log.pages().into_iter().collect();
     format!("pages {pages:x?}")
 }
 
@@ -79,7 +63,7 @@ fn traffic(rig: &Rig, position: u16) -> Result<()> {
     rig.ground.wire.send(&[2; 1000])
 }
 
-fn settle(rig: &Rig, transcript: &mut Transcript<'_>, log: &[AtomicU64]) -> Result<()> {
+fn settle(rig: &Rig, transcript: &mut Transcript<'_>, log: &Log) -> Result<()> {
     // The flush would unset the log's eventfd, so this is not looked at here.
     for index in [RECEIVE, TRANSMIT] {
         transcript.settle(&rig.device, || {
@@ -122,14 +106,14 @@ pub fn add(cases: &mut Cases) {
     cases.add(
         "the log names the pages that were written",
         |node: &Node, transcript| {
-            let log = empty();
+            let log = Log::new();
             let rig = node.rig(State::Running)?;
             // A virtqueue that was never served may say so in its flags or not.
             rig.queues[RECEIVE].kick.signal()?;
             settle(&rig, transcript, &log)?;
             traffic(&rig, 0)?;
             settle(&rig, transcript, &log)?;
-            transcript.answer("log", &set_log(&rig, log.as_ptr() as usize as u64));
+            transcript.answer("log", &set_log(&rig, log.address()));
             let features = feature::VERSION_1 | feature::LOG_ALL;
             transcript.answer("features", &rig.device.set_features(features));
             settle(&rig, transcript, &log)?;
@@ -154,12 +138,12 @@ pub fn add(cases: &mut Cases) {
     cases.add(
         "the log's eventfd is signalled",
         |node: &Node, transcript| {
-            let log = empty();
+            let log = Log::new();
             let rig = node.rig(State::Running)?;
             // A virtqueue that was never served may say so in its flags or not.
             rig.queues[RECEIVE].kick.signal()?;
             settle(&rig, transcript, &log)?;
-            transcript.answer("log", &set_log(&rig, log.as_ptr() as usize as u64));
+            transcript.answer("log", &set_log(&rig, log.address()));
             let features = feature::VERSION_1 | feature::LOG_ALL;
             transcript.answer("features", &rig.device.set_features(features));
             let event = Event::new()?;

@@ -12,17 +12,6 @@ use crate::tap::NO_LIMIT;
 /// Where buffers are; each has as much room as it needs.
 const BUFFERS: [u64; 2] = [STARTS[2] + RINGS, STARTS[2]];
 
-fn scene(features: u64, steps: Vec<Step>) -> Scene {
-    Scene {
-        features,
-        tap_header: header_of(features),
-        send_buffer: NO_LIMIT,
-        sizes: [256, 256],
-        bases: [0, 0],
-        steps,
-    }
-}
-
 /// A chain of one piece for each of these contents.
 fn readable(contents: &[&[u8]]) -> Chain {
     let mut address = BUFFERS[TRANSMIT];
@@ -113,7 +102,7 @@ fn lengths(cases: &mut Cases) {
         for (limit_name, send_buffer) in [("in batches", NO_LIMIT), ("one by one", 1 << 20)] {
             let header = header_of(*features);
             let step = |length| offer(TRANSMIT, vec![readable(&[&packet(header, length)])]);
-            let mut scene = scene(*features, (0..16).map(step).collect());
+            let mut scene = Scene::plain(*features, (0..16).map(step).collect());
             scene.send_buffer = send_buffer;
             let mut long = scene.clone();
             long.steps = [
@@ -134,7 +123,7 @@ fn lengths(cases: &mut Cases) {
             let chain = readable(&[before, &[], after]);
             cases.add_scene(
                 format!("a packet cut after {cut} bytes with {name}"),
-                scene(*features, vec![offer(TRANSMIT, vec![chain])]),
+                Scene::plain(*features, vec![offer(TRANSMIT, vec![chain])]),
             );
         }
         for missing in [0, 1, 2] {
@@ -148,13 +137,13 @@ fn lengths(cases: &mut Cases) {
             };
             cases.add_scene(
                 format!("a buffer that is {missing} bytes too short with {name}"),
-                scene(*features, [60, 1514].into_iter().flat_map(step).collect()),
+                Scene::plain(*features, [60, 1514].into_iter().flat_map(step).collect()),
             );
         }
         let bytes = (0..120).map(|number| writable(number, &[1])).collect();
         cases.add_scene(
             format!("buffers of one byte with {name}"),
-            scene(
+            Scene::plain(
                 *features,
                 vec![
                     offer(RECEIVE, bytes),
@@ -167,7 +156,7 @@ fn lengths(cases: &mut Cases) {
             .collect();
         cases.add_scene(
             format!("buffers in pieces with {name}"),
-            scene(
+            Scene::plain(
                 *features,
                 vec![
                     offer(RECEIVE, chains),
@@ -177,7 +166,7 @@ fn lengths(cases: &mut Cases) {
         );
         cases.add_scene(
             format!("packets that wait for buffers with {name}"),
-            scene(
+            Scene::plain(
                 *features,
                 vec![
                     Step::Arrive([60, 61, 62].map(frame).into()),
@@ -222,7 +211,7 @@ fn notifications(cases: &mut Cases) {
                         steps.push(Step::Arrive(vec![frame(60), frame(61)]));
                     }
                 }
-                let mut scene = scene(features, steps);
+                let mut scene = Scene::plain(features, steps);
                 scene.bases = [base; 2];
                 cases.add_scene(
                     format!("calls of a {name} ring from {base} with features {features:#x}"),
@@ -238,7 +227,7 @@ fn notifications(cases: &mut Cases) {
             steps.push(offer(TRANSMIT, vec![readable(&[&packet(12, 70)])]));
             steps.push(Step::Arrive(vec![frame(65)]));
         }
-        let mut scene = scene(feature::VERSION_1, steps);
+        let mut scene = Scene::plain(feature::VERSION_1, steps);
         scene.sizes = [size; 2];
         cases.add_scene(format!("rings of {size}"), scene);
     }
@@ -330,7 +319,7 @@ fn breakages(cases: &mut Cases) {
                 Step::Restart { queue, skip: 1 },
                 Step::Arrive(vec![frame(70)]),
             ];
-            cases.add_scene(name, self::scene(feature::VERSION_1, steps));
+            cases.add_scene(name, Scene::plain(feature::VERSION_1, steps));
         };
         for (name, which, damage) in BREAKAGES {
             let bad = Chain {
@@ -356,7 +345,7 @@ fn breakages(cases: &mut Cases) {
             Step::Arrive(vec![frame(60), frame(61)]),
             offer(queue, vec![good(), bad]),
         ];
-        let mut scene = self::scene(feature::VERSION_1, steps);
+        let mut scene = Scene::plain(feature::VERSION_1, steps);
         scene.sizes = [2048; 2];
         scene.bases = [u16::MAX; 2];
         cases.add_scene(
@@ -378,7 +367,7 @@ fn breakages(cases: &mut Cases) {
             ];
             cases.add_scene(
                 format!("an available index that jumps by {by} in a {queue_name} ring"),
-                self::scene(feature::VERSION_1, steps),
+                Scene::plain(feature::VERSION_1, steps),
             );
         }
     }

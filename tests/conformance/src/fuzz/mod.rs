@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Scenes made from seeds, played on both nodes.
 
+mod iommu;
 pub mod known;
 pub mod play;
 pub mod scene;
+mod truth;
 
 use std::ops::Range;
 use std::process::ExitCode;

@@ -1,19 +1,48 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Plays a scene on a node.
 
+use std::collections::{BTreeSet, VecDeque};
+
 use anyhow::{Context, Result};
 
+use super::iommu::Iommu;
 use super::known::FOR_EVER;
-use super::scene::{Chain, Damage, Scene, Step};
+use super::scene::{Chain, Damage, Scene, Step, Table};
+use super::truth::Before;
 use crate::case::Node;
-use crate::device::{feature, request, TRANSMIT, VIRTQUEUES};
-use crate::rig::{done, place, Rig, State};
-use crate::ring::{Descriptor, INDIRECT, NEXT};
+use crate::device::{
+    feature, long_words, memory_table, request, Addresses, IOTLB_MSG_V2, RECEIVE, TRANSMIT,
+    VIRTQUEUES,
+};
+use crate::log::Log;
+use crate::memory::{PAGE, REGION, STARTS};
+use crate::rig::{done, Rig, State, RINGS};
+use crate::ring::{Descriptor, Ring, INDIRECT, NEXT};
 use crate::transcript::Transcript;
 
-/// A driver that knows nothing of what it may not do.
-struct Driver {
+/// A dirty log, and what the device has to tell it.
+struct Logging {
+    log: Log,
+    /// Whether writes to buffers are told.
+    buffers: bool,
+    /// For each virtqueue, whether writes to its used ring are told.
+    used: [bool; VIRTQUEUES],
+    /// Memory before the step.
+    before: Before,
+    /// Pages that changed in a step and were not in the log after it: who migrates a guest would lose them.
+    lost: BTreeSet<u64>,
+    /// Pages of which the device may tell or not.
+    excused: BTreeSet<u64>,
+}
+
+/// A driver that knows nothing of what it may not do, and who runs its virtual machine.
+struct Driver<'a> {
+    scene: &'a Scene,
     rig: Rig,
+    logging: Option<Logging>,
+    iommu: Iommu,
+    /// The chains of each ring that were offered and not given back: head, and number of descriptors.
+    outstanding: [VecDeque<(u16, u16)>; VIRTQUEUES],
     /// The next descriptor of each table.
     descriptors: [u16; VIRTQUEUES],
     /// The available index of each ring.
@@ -47,15 +76,26 @@ pub fn play(scene: &Scene, node: &Node, transcript: &mut Transcript<'_>) -> Resu
         }
     }
     driver.rig.stop()?;
+    let with_flags = scene.features & feature::EVENT_IDX == 0;
     for index in 0..VIRTQUEUES {
-        transcript.note(format!("stopped: {}", driver.rig.look(index)?));
+        let seen = driver.rig.look_at(index, with_flags)?;
+        transcript.note(format!("stopped: {seen}"));
     }
     driver.receive()?;
+    if let Some(logging) = driver
+        .logging
+        .as_ref()
+        .filter(|_| !transcript.is_of_stock())
+    {
+        let lost = &logging.lost;
+        anyhow::ensure!(lost.is_empty(), "pages {lost:x?} are not in the log");
+    }
     transcript.note(format!("received at last: {:?}", driver.received));
     transcript.note(format!(
         "packets left: {}",
         driver.rig.ground.tap.discard()?
     ));
+    driver.forget_what_may_differ();
     transcript.note(format!("memory: {:x}", driver.rig.arena().checksum()));
     Ok(())
 }
@@ -69,36 +109,108 @@ enum Progress {
     Ended,
 }
 
-impl Driver {
-    fn new(scene: &Scene, node: &Node) -> Result<Self> {
+impl<'a> Driver<'a> {
+    fn new(scene: &'a Scene, node: &Node) -> Result<Self> {
         let ground = if scene.features & feature::VIRTIO_NET_HDR != 0 {
             &node.headless
         } else {
             &node.ground
         };
-        let mut rig = Rig::new(&node.path, ground, State::Owned)?;
+        let rig = Rig::new(&node.path, ground, State::Owned)?;
         rig.ground
             .tap
             .configure(scene.tap_header, scene.send_buffer)?;
+        let logging = scene.log.map(|_| Logging {
+            log: Log::new(),
+            buffers: scene.features & feature::LOG_ALL != 0,
+            used: scene.used_logged,
+            before: Before::now(rig.arena()),
+            lost: BTreeSet::new(),
+            excused: BTreeSet::new(),
+        });
+        if let Some(logging) = &logging {
+            let base = long_words(&[logging.log.address()]);
+            done(rig.device.set(request::SET_LOG_BASE, &base)).context("log")?;
+        }
+        let messages = IOTLB_MSG_V2.to_ne_bytes();
+        done(rig.device.set(request::SET_BACKEND_FEATURES, &messages)).context("messages")?;
         done(rig.device.set_features(scene.features)).context("features")?;
         rig.set_memory()?;
-        for index in 0..VIRTQUEUES {
-            let (size, base) = (scene.sizes[index], scene.bases[index]);
-            rig.queues[index].ring = place(index, size);
-            let ring = rig.queues[index].ring;
-            ring.publish(rig.arena(), base);
-            ring.set_used_index(rig.arena(), base);
-            rig.set_up(index, base)?;
-        }
-        rig.start()?;
-        Ok(Self {
+        let mut driver = Self {
+            scene,
             rig,
-            descriptors: scene.bases.map(|_| 0),
-            published: scene.bases,
-            used: scene.bases,
+            logging,
+            iommu: Iommu::default(),
+            outstanding: Default::default(),
+            descriptors: [0; VIRTQUEUES],
+            published: [0; VIRTQUEUES],
+            used: [0; VIRTQUEUES],
             broken: [false; VIRTQUEUES],
             received: Vec::new(),
-        })
+        };
+        for index in 0..VIRTQUEUES {
+            driver.rig.queues[index].ring = scene.place(index, scene.sizes[index]);
+            driver.set_up(index, scene.bases[index])?;
+        }
+        driver.begin();
+        driver.rig.start()?;
+        Ok(driver)
+    }
+
+    /// Makes an empty ring that begins at this index, and tells the device about it.
+    fn set_up(&mut self, index: usize, base: u16) -> Result<()> {
+        let ring = self.rig.queues[index].ring;
+        let arena = self.rig.arena();
+        for (part, length) in parts(&ring) {
+            arena.write(part, &vec![0; length as usize]);
+        }
+        ring.publish(arena, base);
+        ring.set_used_index(arena, base);
+        self.published[index] = base;
+        self.used[index] = base;
+        self.outstanding[index].clear();
+        // Stock vhost takes the first chain of a driver that uses buffers in order from here.
+        self.descriptors[index] = if self.scene.in_order() {
+            base % ring.size
+        } else {
+            0
+        };
+        self.rig.set_up(index, base)?;
+        self.set_addresses(index)?;
+        self.map_ring(index)
+    }
+
+    /// Tells where a ring is.
+    fn set_addresses(&self, index: usize) -> Result<()> {
+        let ring = self.rig.queues[index].ring;
+        let mut addresses = self.rig.addresses(index);
+        if self.scene.translates() {
+            addresses = Addresses {
+                descriptors: ring.descriptors,
+                available: ring.available,
+                used: ring.used,
+                ..addresses
+            };
+        }
+        if let (Some(logging), Some(places)) = (&self.logging, self.scene.log) {
+            addresses.flags = logging.used[index].into();
+            addresses.log = places[index];
+        }
+        let answer = self
+            .rig
+            .device
+            .set(request::SET_VRING_ADDR, &addresses.bytes());
+        done(answer).context("addresses")
+    }
+
+    /// Translates all of a ring, as has to be done before a device uses it.
+    fn map_ring(&self, index: usize) -> Result<()> {
+        if self.scene.translates() {
+            for (part, length) in parts(&self.rig.queues[index].ring) {
+                Iommu::map_pages(&self.rig.device, self.rig.arena(), part, length)?;
+            }
+        }
+        Ok(())
     }
 
     fn receive(&mut self) -> Result<()> {
@@ -109,25 +221,103 @@ impl Driver {
         Ok(())
     }
 
+    /// What was given back since the last step.
+    fn elements(&self, index: usize) -> String {
+        let ring = self.rig.queues[index].ring;
+        let end = ring.used_index(self.rig.arena());
+        let count = end.wrapping_sub(self.used[index]).min(ring.size);
+        let element = |at: u16| ring.used(self.rig.arena(), self.used[index].wrapping_add(at));
+        let mut text = Vec::new();
+        let mut at = 0;
+        while at < count {
+            let (id, length) = element(at);
+            if !self.scene.in_order() {
+                text.push(format!("{id}:{length}"));
+                at += 1;
+                continue;
+            }
+            // An element stands for all chains up to the one that it names (virtio 1.3, 2.7.9).
+            let chains =
+                self.outstanding[index].range(usize::from(at).min(self.outstanding[index].len())..);
+            let heads: Vec<_> = chains.map(|(head, _)| u32::from(*head)).collect();
+            let Some(last) = heads.iter().position(|head| *head == id) else {
+                text.push(format!("unknown {id}:{length}"));
+                break;
+            };
+            if index == RECEIVE {
+                text.push(format!("{}*{id}:{length}", last + 1));
+            } else {
+                // How many a device gives back at once is its own business.
+                text.extend(heads[..last].iter().map(|head| format!("{head}:0")));
+                text.push(format!("{id}:{length}"));
+            }
+            at += last as u16 + 1;
+        }
+        text.join(" ")
+    }
+
     /// What can be seen now.
     fn look(&mut self, what: &str) -> Result<String> {
         self.receive()?;
+        if self.scene.translates() {
+            self.iommu.read(&self.rig.device)?;
+        }
         let mut text = what.to_owned();
         for index in 0..VIRTQUEUES {
-            let queue = &self.rig.queues[index];
-            let end = queue.ring.used_index(self.rig.arena());
-            let count = end.wrapping_sub(self.used[index]).min(queue.ring.size);
-            let elements: Vec<_> = (0..count)
-                .map(|at| {
-                    let position = self.used[index].wrapping_add(at);
-                    let (id, length) = queue.ring.used(self.rig.arena(), position);
-                    format!("{id}:{length}")
-                })
-                .collect();
-            text += &format!("; {} {}", self.rig.look(index)?, elements.join(" "));
+            let with_flags = self.scene.features & feature::EVENT_IDX == 0;
+            let seen = self.rig.look_at(index, with_flags)?;
+            text += &format!("; {seen} {}", self.elements(index));
+        }
+        if let Some(logging) = &self.logging {
+            let pages = logging.log.pages();
+            let pages: Vec<_> = pages.difference(&logging.excused).collect();
+            text += &format!("; log {pages:x?}");
+        }
+        if self.scene.translates() {
+            text += &format!("; {}", self.iommu.describe());
         }
         text += &format!("; received {}", self.received.join(" "));
         Ok(text)
+    }
+
+    /// What the device wrote in this step without telling the log.
+    fn lost(&self) -> BTreeSet<u64> {
+        let (Some(logging), Some(places)) = (&self.logging, self.scene.log) else {
+            return BTreeSet::new();
+        };
+        let parts = [RECEIVE, TRANSMIT].map(|index| parts(&self.rig.queues[index].ring));
+        let within = |address: u64, (start, length): (u64, u64)| {
+            address.checked_sub(start).filter(|at| *at < length)
+        };
+        let place = |address: u64| {
+            for index in 0..VIRTQUEUES {
+                let [descriptors, available, used] = parts[index];
+                if within(address, descriptors)
+                    .or(within(address, available))
+                    .is_some()
+                {
+                    return None;
+                }
+                if let Some(at) = within(address, used) {
+                    let place = if self.scene.translates() {
+                        address
+                    } else {
+                        places[index] + at
+                    };
+                    return logging.used[index].then_some(place);
+                }
+            }
+            logging.buffers.then_some(address)
+        };
+        let changed = logging.before.pages(self.rig.arena(), place);
+        changed.difference(&logging.log.pages()).copied().collect()
+    }
+
+    /// Takes down what is in memory, before the device has something to do.
+    fn begin(&mut self) {
+        if let Some(logging) = &mut self.logging {
+            logging.before = Before::now(&self.rig.ground.arena);
+        }
     }
 
     /// Whether the transmit virtqueue has chains that it does not take, without saying why.
@@ -135,13 +325,35 @@ impl Driver {
         let end = self.published[TRANSMIT].to_string();
         // Between two attempts the last chain looks as if it were taken.
         let is_behind = (0..100).any(|_| self.rig.base(TRANSMIT) != end);
-        Ok(is_behind && !self.broken[TRANSMIT] && !self.rig.queues[TRANSMIT].error.seen()?)
+        // Behind an IOMMU it may wait for a translation, and scenes have nothing that is tried for ever.
+        Ok(!self.scene.translates()
+            && is_behind
+            && !self.broken[TRANSMIT]
+            && !self.rig.queues[TRANSMIT].error.seen()?)
+    }
+
+    /// Clears what is in memory that says nothing.
+    fn forget_what_may_differ(&self) {
+        for (index, queue) in self.rig.queues.iter().enumerate() {
+            let (ring, arena) = (queue.ring, self.rig.arena());
+            if self.scene.features & feature::EVENT_IDX != 0 {
+                arena.store(ring.used, 0);
+            }
+            // Where the elements are depends on how many chains were given back at once.
+            if self.scene.in_order() && index == TRANSMIT {
+                arena.write(ring.used + 4, &vec![0; 8 * usize::from(ring.size)]);
+            }
+        }
     }
 
     /// Notes what is new since the last step.
     fn catch_up(&mut self) -> Result<()> {
         for (index, queue) in self.rig.queues.iter().enumerate() {
-            self.used[index] = queue.ring.used_index(self.rig.arena());
+            let used = queue.ring.used_index(self.rig.arena());
+            let count = usize::from(used.wrapping_sub(self.used[index]));
+            let outstanding = &mut self.outstanding[index];
+            outstanding.drain(..count.min(outstanding.len()));
+            self.used[index] = used;
             self.broken[index] |= queue.error.seen()?;
         }
         Ok(())
@@ -164,6 +376,10 @@ impl Driver {
         }
         let device = self.rig.device.clone_handle()?;
         transcript.settle(&device, || self.look(what))?;
+        let lost = self.lost();
+        if let Some(logging) = &mut self.logging {
+            logging.lost.extend(lost);
+        }
         if transcript.is_of_stock() && self.is_stuck()? {
             transcript.lines.pop();
             transcript.note(FOR_EVER);
@@ -177,10 +393,16 @@ impl Driver {
     }
 
     fn take(&mut self, step: &Step) -> Result<()> {
+        self.begin();
         match step {
             Step::Offer { queue, chains } => {
                 for chain in chains {
+                    if self.scene.in_order() && !self.fits(*queue, chain) {
+                        break;
+                    }
+                    self.excuse(*queue, chain);
                     let head = self.write(*queue, chain);
+                    self.outstanding[*queue].push_back((head, descriptors(chain)));
                     let ring = self.rig.queues[*queue].ring;
                     ring.offer(
                         self.rig.arena(),
@@ -210,12 +432,54 @@ impl Driver {
                 .iter()
                 .try_for_each(|p| self.rig.ground.wire.send(p)),
             Step::Restart { queue, skip } => self.restart(*queue, *skip),
+            Step::Reset { queue, size, base } => {
+                self.rig.stop_queue(*queue)?;
+                self.rig.queues[*queue].ring = self.scene.place(*queue, *size);
+                self.broken[*queue] = false;
+                self.set_up(*queue, *base)?;
+                self.start(*queue)
+            }
+            Step::Memory(table) => {
+                let regions = self.regions(*table);
+                let answer = self
+                    .rig
+                    .device
+                    .set(request::SET_MEM_TABLE, &memory_table(&regions));
+                done(answer).context("memory")
+            }
+            Step::Log { buffers, used } => {
+                if let Some(logging) = &mut self.logging {
+                    (logging.buffers, logging.used) = (*buffers, *used);
+                }
+                let bit = if *buffers { feature::LOG_ALL } else { 0 };
+                let features = self.scene.features & !feature::LOG_ALL | bit;
+                done(self.rig.device.set_features(features)).context("features")?;
+                (0..VIRTQUEUES).try_for_each(|index| self.set_addresses(index))
+            }
+            Step::TakeLog => {
+                if let Some(logging) = &self.logging {
+                    logging.log.take();
+                }
+                Ok(())
+            }
+            Step::Unmap { from, length } => Iommu::unmap(&self.rig.device, *from, *length),
+            Step::Answer { bytes, how } => {
+                let Self { rig, iommu, .. } = self;
+                iommu.answer(&rig.device, rig.arena(), *bytes, *how)?;
+                // Stock vhost may look once more at a ring that is broken, for an answer to what it asked
+                // before that.
+                let broken: Vec<_> = (0..VIRTQUEUES).filter(|at| self.broken[*at]).collect();
+                broken
+                    .into_iter()
+                    .try_for_each(|index| self.rig.queues[index].kick.signal())
+            }
         }
     }
 
     fn publish(&mut self, queue: usize) -> Result<()> {
         // A kick lets the device look at a broken ring anew, and report it once more if it still is.
         self.broken[queue] = false;
+        self.begin();
         let Driver { rig, published, .. } = self;
         rig.queues[queue]
             .ring
@@ -236,8 +500,83 @@ impl Driver {
                 .device
                 .set_state(request::SET_VRING_BASE, queue as u32, base.into()),
         )?;
+        if self.scene.in_order() {
+            // The index does not tell how many descriptors the chains before it had, which is what stock
+            // vhost counts. So the driver begins anew where that counts from.
+            let ring = self.rig.queues[queue].ring;
+            self.outstanding[queue].clear();
+            self.descriptors[queue] = base % ring.size;
+            self.published[queue] = base;
+            ring.publish(self.rig.arena(), base);
+            ring.set_used_index(self.rig.arena(), base);
+            self.used[queue] = base;
+        }
+        self.map_ring(queue)?;
+        self.start(queue)
+    }
+
+    /// Starts a virtqueue that was stopped.
+    fn start(&mut self, queue: usize) -> Result<()> {
+        self.begin();
         self.rig.start_queue(queue)?;
-        self.rig.queues[queue].kick.signal()
+        self.rig.queues[queue].kick.signal()?;
+        if self.scene.translates() {
+            // When stock vhost stops a virtqueue it forgets what both asked for.
+            self.iommu.asked.clear();
+            self.rig.queues[1 - queue].kick.signal()?;
+        }
+        Ok(())
+    }
+
+    /// The regions of a memory table.
+    fn regions(&self, table: Table) -> Vec<[u64; 3]> {
+        let whole = self.rig.arena().regions();
+        match table {
+            Table::Whole => whole,
+            Table::Less => whole[..2].to_vec(),
+            Table::Halves => {
+                let half = REGION / 2;
+                let halves = whole.into_iter().flat_map(|[guest, _, host]| {
+                    [[guest, half, host], [guest + half, half, host + half]]
+                });
+                halves.rev().collect()
+            }
+        }
+    }
+
+    /// Whether a ring has descriptors for one more chain.
+    fn fits(&self, queue: usize, chain: &Chain) -> bool {
+        let taken: u16 = self.outstanding[queue].iter().map(|(_, count)| count).sum();
+        taken + descriptors(chain) <= self.rig.queues[queue].ring.size
+    }
+
+    /// Takes down where the log may say more or less than stock vhost's.
+    fn excuse(&mut self, queue: usize, chain: &Chain) {
+        let Some(logging) = &mut self.logging else {
+            return;
+        };
+        if queue != RECEIVE {
+            return;
+        }
+        let pages = |address: u64, length: u64| {
+            address / PAGE as u64..=(address + length.max(1) - 1) / PAGE as u64
+        };
+        if self.scene.translates() {
+            // Stock vhost marks all of the buffers that a packet is received into, also those behind its
+            // end. Where they really are is up to the translations.
+            let everything = (0..STARTS.len()).filter(|region| *region != 1);
+            logging.excused.extend(everything.flat_map(|region| {
+                let first = if region == 0 { RINGS } else { 0 };
+                pages(STARTS[region] + first, REGION - first)
+            }));
+        } else if self.scene.features & feature::MRG_RXBUF == 0 {
+            // A packet that finds no room is dropped, with its first byte in the buffer: that is logged
+            // by vhost_iocm, and not by stock vhost.
+            let first = chain.pieces.iter().find(|piece| piece.length > 0);
+            logging
+                .excused
+                .extend(first.into_iter().flat_map(|piece| pages(piece.address, 1)));
+        }
     }
 
     /// Writes a chain into the tables and returns its head.
@@ -296,4 +635,19 @@ impl Driver {
         self.descriptors[queue] = (self.descriptors[queue] + total as u16) % ring.size;
         head
     }
+}
+
+/// Descriptors that a chain has in the table.
+fn descriptors(chain: &Chain) -> u16 {
+    chain.table.map_or(chain.pieces.len(), |(from, _)| from + 1) as u16
+}
+
+/// The parts of a ring: where they are, and their bytes.
+fn parts(ring: &Ring) -> [(u64, u64); 3] {
+    let size = u64::from(ring.size);
+    [
+        (ring.descriptors, 16 * size),
+        (ring.available, 6 + 2 * size),
+        (ring.used, 6 + 8 * size),
+    ]
 }

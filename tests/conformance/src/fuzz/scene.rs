@@ -4,8 +4,8 @@
 use crate::device::{feature, RECEIVE, TRANSMIT, VIRTQUEUES};
 use crate::memory::{REGION, SEAM, STARTS, UNMAPPED};
 use crate::random::Random;
-use crate::rig::RINGS;
-use crate::ring::{INDIRECT, NEXT, WRITE};
+use crate::rig::{place, place_together, RINGS};
+use crate::ring::{Ring, INDIRECT, NEXT, WRITE};
 use crate::tap::NO_LIMIT;
 
 /// A descriptor before it has a place in a table.
@@ -82,6 +82,64 @@ pub enum Step {
         /// This many chains are passed over.
         skip: u16,
     },
+    /// A virtqueue is stopped, and started with an empty ring of another size that begins elsewhere.
+    Reset {
+        /// The virtqueue.
+        queue: usize,
+        /// The new size.
+        size: u16,
+        /// The new index.
+        base: u16,
+    },
+    /// The memory table is exchanged.
+    Memory(Table),
+    /// What is told to the dirty log changes.
+    Log {
+        /// Whether writes to buffers are.
+        buffers: bool,
+        /// For each virtqueue, whether writes to its used ring are.
+        used: [bool; VIRTQUEUES],
+    },
+    /// The dirty log is read and cleared.
+    TakeLog,
+    /// The IOMMU takes translations back.
+    Unmap {
+        /// Where the range begins.
+        from: u64,
+        /// Its bytes.
+        length: u64,
+    },
+    /// The misses that were read so far are answered.
+    Answer {
+        /// Each with a translation of so many bytes around its address, a power of two.
+        bytes: u64,
+        /// How.
+        how: Reply,
+    },
+}
+
+/// A memory table.
+#[derive(Clone, Copy, Debug)]
+pub enum Table {
+    /// The three regions.
+    Whole,
+    /// The same memory in six regions, in another order.
+    Halves,
+    /// Without the third region.
+    Less,
+}
+
+/// How a miss is answered.
+#[derive(Clone, Copy, Debug)]
+pub enum Reply {
+    /// With what is asked for, or more.
+    Right,
+    /// With permission for everything but what is asked for.
+    Forbidden,
+    /// With the page that follows, if it is a buffer to receive into; otherwise with what is asked for.
+    Elsewhere,
+    /// About another range.
+    Beside,
 }
 
 impl Step {
@@ -138,8 +196,61 @@ pub struct Scene {
     pub sizes: [u16; VIRTQUEUES],
     /// Where their indices start.
     pub bases: [u16; VIRTQUEUES],
+    /// Whether the parts of a ring follow each other, as legacy drivers have them.
+    pub together: bool,
+    /// Whether there is a dirty log, and where the used rings are in it.
+    pub log: Option<[u64; VIRTQUEUES]>,
+    /// Whether writes to the used rings are logged from the start.
+    pub used_logged: [bool; VIRTQUEUES],
     /// What happens.
     pub steps: Vec<Step>,
+}
+
+impl Scene {
+    /// A scene on rings of 256 descriptors that begin at 0, with nothing out of the ordinary.
+    pub fn plain(features: u64, steps: Vec<Step>) -> Self {
+        Self {
+            features,
+            tap_header: header_of(features),
+            send_buffer: NO_LIMIT,
+            sizes: [256; VIRTQUEUES],
+            bases: [0; VIRTQUEUES],
+            together: false,
+            log: None,
+            used_logged: [false; VIRTQUEUES],
+            steps,
+        }
+    }
+
+    /// Whether the driver uses buffers in order.
+    pub fn in_order(&self) -> bool {
+        self.features & feature::IN_ORDER != 0
+    }
+
+    /// Whether addresses go through an IOMMU.
+    pub fn translates(&self) -> bool {
+        self.features & feature::ACCESS_PLATFORM != 0
+    }
+
+    /// Where the rings are.
+    pub fn place(&self, queue: usize, size: u16) -> Ring {
+        if self.together {
+            place_together(queue, size)
+        } else {
+            place(queue, size)
+        }
+    }
+
+    /// The largest ring that a scene may have. Where stock vhost logs the used ring of a driver that uses
+    /// buffers in order, it marks up to twice its length from some element on, so the ring has to
+    /// be so small that this stays within its page.
+    fn largest(&self) -> u16 {
+        if self.in_order() && self.log.is_some() {
+            64
+        } else {
+            1024
+        }
+    }
 }
 
 /// Bytes of the header that features ask for.
@@ -190,6 +301,8 @@ fn features(random: &mut Random) -> u64 {
         feature::NOTIFY_ON_EMPTY,
         feature::VIRTIO_NET_HDR,
         feature::RING_RESET,
+        feature::IN_ORDER,
+        feature::ACCESS_PLATFORM,
     ] {
         if random.below(5) == 0 {
             features |= bit;
@@ -207,6 +320,11 @@ fn length(random: &mut Random) -> usize {
         4 => random.below(12_000),
         _ => 60 + random.below(200),
     }
+}
+
+/// Where an index starts.
+fn base(random: &mut Random) -> u16 {
+    *random.choose(&[0, 0, 1, 255, 65_530, 65_535])
 }
 
 /// An Ethernet frame with something in it.
@@ -244,8 +362,13 @@ fn header(random: &mut Random, bytes: usize) -> Vec<u8> {
     header
 }
 
-fn damage(random: &mut Random, size: u16) -> Damage {
-    match random.below(4) {
+/// How a descriptor of a ring of this size is damaged. If the chain keeps its length, what follows it
+/// is found where it is.
+fn damage(random: &mut Random, size: u16, keeps_length: bool) -> Damage {
+    if keeps_length && random.below(2) == 0 {
+        return Damage::Flags(*random.choose(&[WRITE, INDIRECT, 0x8000]));
+    }
+    match random.below(4).max(if keeps_length { 2 } else { 0 }) {
         0 => Damage::Flags(*random.choose(&[NEXT, WRITE, INDIRECT, NEXT | WRITE, 0x8000])),
         1 => Damage::Next(*random.choose(&[0, 1, size - 1, size, 0x7fff, 0xffff])),
         2 => Damage::Length(*random.choose(&[
@@ -313,40 +436,67 @@ impl Scene {
     /// The scene of a seed.
     pub fn new(seed: u64) -> Self {
         let random = &mut Random::new(seed);
-        let features = features(random);
-        let device_header = features & feature::VIRTIO_NET_HDR != 0;
-        let tap_header = match random.below(12) {
-            0 => *random.choose(&[10, 12, 24]),
-            _ => header_of(features),
-        };
-        let mut scene = Self {
-            features,
-            tap_header,
-            send_buffer: if random.below(4) == 0 {
-                1 << 20
-            } else {
-                NO_LIMIT
-            },
-            sizes: [0, 1].map(|_| *random.choose(&[1, 2, 4, 8, 64, 256, 256, 256, 1024])),
-            bases: [0, 1].map(|_| *random.choose(&[0, 0, 1, 255, 65_530, 65_535])),
-            steps: Vec::new(),
-        };
-        let broken = random.below(2) == 0;
+        let mut scene = Self::plain(features(random), Vec::new());
+        let device_header = scene.features & feature::VIRTIO_NET_HDR != 0;
+        // What breaks a packet keeps stock vhost at it for ever, and that cannot be told from waiting
+        // for a translation.
+        let broken = random.below(2) == 0 && !scene.translates();
+        if random.below(12) == 0 && !scene.translates() {
+            scene.tap_header = *random.choose(&[10, 12, 24]);
+        }
+        if random.below(4) == 0 {
+            scene.send_buffer = 1 << 20;
+        }
+        scene.together = random.below(4) == 0;
+        if random.below(3) == 0 {
+            scene.log = Some([0, 1].map(|queue| {
+                // Whoever migrates a guest gives the ring's place in the guest's memory.
+                match random.below(4) {
+                    0 => STARTS[0] + 0x1000 * random.below(REGION as usize / 0x1000) as u64,
+                    _ => scene.place(queue, 64).used,
+                }
+            }));
+            if random.below(2) == 0 {
+                scene.features |= feature::LOG_ALL;
+            }
+            scene.used_logged = [0, 1].map(|_| random.below(2) == 0);
+        }
+        scene.sizes = [0, 1].map(|_| scene.size(random));
+        scene.bases = [0, 1].map(|_| base(random));
         let mut places = Places {
             next: [0; VIRTQUEUES],
         };
-        for _ in 0..1 + random.below(6) {
+        // What is missing is asked for, answered and asked for again.
+        let most = if scene.translates() { 16 } else { 6 };
+        for _ in 0..1 + random.below(most) {
             let step = scene.step(random, &mut places, broken, device_header);
+            // Chains that are made later have to fit the ring.
+            if let Step::Reset { queue, size, .. } = &step {
+                scene.sizes[*queue] = *size;
+            }
             scene.steps.push(step);
         }
         scene
     }
 
+    fn size(&self, random: &mut Random) -> u16 {
+        let size = *random.choose(&[1, 2, 4, 8, 64, 256, 256, 256, 1024]);
+        size.min(self.largest())
+    }
+
     /// The scene in a few lines, without the contents of packets.
     pub fn summary(&self) -> String {
         let mut text = format!(
-            "features {:#x}, tap header {}, send buffer {}, sizes {:?}, bases {:?}",
-            self.features, self.tap_header, self.send_buffer, self.sizes, self.bases
+            "features {:#x}, tap header {}, send buffer {}, sizes {:?}, bases {:?}, together {}, \
+             log at {:x?}, used rings logged {:?}",
+            self.features,
+            self.tap_header,
+            self.send_buffer,
+            self.sizes,
+            self.bases,
+            self.together,
+            self.log,
+            self.used_logged,
         );
         for (number, step) in self.steps.iter().enumerate() {
             text += &format!("\nstep {number}: {}", step.summary());
@@ -362,6 +512,9 @@ impl Scene {
         device_header: bool,
     ) -> Step {
         let queue = random.below(VIRTQUEUES);
+        if let Some(step) = self.special_step(random, queue) {
+            return step;
+        }
         match random.below(12) {
             0..=3 => self.offer(random, places, TRANSMIT, broken, device_header),
             4..=6 => self.offer(random, places, RECEIVE, broken, device_header),
@@ -382,6 +535,7 @@ impl Scene {
                 flags: random.below(2) as u16,
                 event: *random.choose(&[0, 1, 3, 0x8000, 0xffff]),
             },
+            10 if broken && self.in_order() => Step::Jump { queue, by: 0x8000 },
             10 if broken => Step::Jump {
                 queue,
                 by: *random.choose(&[1, self.sizes[queue], self.sizes[queue] + 1, 0x8000, 0xffff]),
@@ -391,6 +545,44 @@ impl Scene {
                 skip: if broken { random.below(2) as u16 } else { 0 },
             },
         }
+    }
+
+    /// A step that only some scenes have.
+    fn special_step(&self, random: &mut Random, queue: usize) -> Option<Step> {
+        let choice = random.below(12);
+        let step = match choice {
+            0..=2 if self.translates() => Step::Answer {
+                bytes: *random.choose(&[0x1000, 0x4000, 0x1_0000, REGION]),
+                how: match random.below(8) {
+                    0 => Reply::Forbidden,
+                    1 => Reply::Elsewhere,
+                    2 => Reply::Beside,
+                    _ => Reply::Right,
+                },
+            },
+            3 if self.translates() => {
+                let start = *random.choose(&STARTS);
+                Step::Unmap {
+                    from: start + 0x1000 * random.below(REGION as usize / 0x1000) as u64,
+                    length: *random.choose(&[1, 0x1000, 0x1_0000, REGION]),
+                }
+            }
+            4 | 5 if self.log.is_some() => Step::Log {
+                buffers: random.below(2) == 0,
+                used: [0, 1].map(|_| random.below(2) == 0),
+            },
+            6 if self.log.is_some() => Step::TakeLog,
+            7 if random.below(2) == 0 => Step::Reset {
+                queue,
+                size: self.size(random),
+                base: base(random),
+            },
+            8 if !self.translates() => {
+                Step::Memory(*random.choose(&[Table::Whole, Table::Halves, Table::Less]))
+            }
+            _ => return None,
+        };
+        Some(step)
     }
 
     fn offer(
@@ -417,7 +609,11 @@ impl Scene {
             let bytes = if queue == RECEIVE {
                 vec![0; random.below(64).max(before + length)]
             } else {
-                let mut bytes = header(random, before);
+                let mut bytes = if self.translates() {
+                    vec![0; before]
+                } else {
+                    header(random, before)
+                };
                 bytes.extend(frame(random, length));
                 bytes
             };
@@ -435,8 +631,14 @@ impl Scene {
             }
             descriptors -= used;
             let is_broken = broken && random.below(6) == 0;
-            let damage = is_broken.then(|| (random.below(pieces.len() + 1), damage(random, size)));
-            let head = (broken && random.below(40) == 0)
+            let damage = is_broken.then(|| {
+                (
+                    random.below(pieces.len() + 1),
+                    damage(random, size, self.in_order()),
+                )
+            });
+            // Stock vhost does not read the available ring's entries if buffers are used in order.
+            let head = (broken && !self.in_order() && random.below(40) == 0)
                 .then(|| *random.choose(&[0, size - 1, size, u16::MAX]));
             chains.push(Chain {
                 pieces,
