@@ -466,10 +466,10 @@ impl Device {
             }
             ioctl::SET_VRING_BUSYLOOP_TIMEOUT => {
                 let state = argument.read::<vhost_vring_state>()?;
-                self.hold(index).busyloop_timeout = state.num;
+                self.hold(index).polling.set_timeout(state.num);
             }
             ioctl::GET_VRING_BUSYLOOP_TIMEOUT => {
-                let timeout = self.hold(index).busyloop_timeout;
+                let timeout = self.hold(index).polling.timeout();
                 argument.write(&vhost_vring_state {
                     index: index as u32,
                     num: timeout,

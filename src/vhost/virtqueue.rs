@@ -472,9 +472,6 @@ pub struct Queue {
     pub call: Option<EventFd>,
     /// The eventfd that is signalled for ring errors.
     pub error: Option<EventFd>,
-    /// What `VHOST_SET_VRING_BUSYLOOP_TIMEOUT` set, in units of 1.024 microseconds. It is kept for
-    /// who reads it: workers do not spin for a single virtqueue.
-    pub busyloop_timeout: u32,
     /// Memory for slices, as long as there is an owner.
     pub buffers: Option<Buffers>,
     /// The batches in which frames are handed to the socket.

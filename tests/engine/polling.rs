@@ -118,3 +118,47 @@ fn a_parked_virtqueue_is_not_polled_until_there_is_work() {
     assert!(!polling.is_active());
     assert!(!polling.park(now));
 }
+
+#[test]
+fn a_timeout_lets_a_single_piece_of_work_start_polling() {
+    let mut polling = Polling::new();
+    polling.set_timeout(500);
+    assert_eq!(polling.timeout(), 500);
+    polling.work(7_000_000, &TUNABLES);
+    assert!(polling.start(Mode::Auto, &TUNABLES));
+    // 512 microseconds, as the unit is 1024 nanoseconds.
+    assert_eq!(patience(&mut polling, Mode::Auto, 7_000_000), 512_000);
+    polling.park(7_600_000);
+    polling.set_timeout(0);
+    polling.work(900_000_000, &TUNABLES);
+    assert!(!polling.start(Mode::Auto, &TUNABLES));
+}
+
+#[test]
+fn no_timeout_is_longer_than_the_idle_time() {
+    let mut polling = Polling::new();
+    polling.set_timeout(u32::MAX);
+    polling.work(7_000_000, &TUNABLES);
+    assert!(polling.start(Mode::Auto, &TUNABLES));
+    assert_eq!(patience(&mut polling, Mode::Auto, 7_000_000), TUNABLES.idle);
+}
+
+#[test]
+fn a_timeout_shortens_nothing() {
+    let mut polling = Polling::new();
+    polling.set_timeout(1);
+    polling.work(7_000_000, &TUNABLES);
+    assert!(polling.start(Mode::Auto, &TUNABLES));
+    // A sixteenth of the idle time is what a virtqueue has at least.
+    assert_eq!(patience(&mut polling, Mode::Auto, 7_000_000), 63_000);
+    assert_eq!(patience(&mut polling, Mode::Always, 7_000_000), 1_000_000);
+}
+
+#[test]
+fn a_timeout_changes_nothing_where_polling_is_forbidden() {
+    let mut polling = Polling::new();
+    polling.set_timeout(u32::MAX);
+    polling.work(7_000_000, &TUNABLES);
+    assert!(!polling.start(Mode::Never, &TUNABLES));
+    assert_eq!(patience(&mut polling, Mode::Never, 7_000_000), 0);
+}

@@ -20,7 +20,7 @@ pub enum Mode {
     Never,
     /// From the first work on, until it is parked.
     Always,
-    /// When work comes often.
+    /// When work comes often, or the owner has asked for it.
     #[default]
     Auto,
 }
@@ -39,6 +39,10 @@ const PATIENCE_MIN_SHARE: u64 = 16;
 /// Weight of a new gap in the moving average: one in 2^3.
 const AVERAGE_SHIFT: u32 = 3;
 
+/// The unit of a busy-loop timeout is 2^10 nanoseconds, as in stock vhost, where it is compared with
+/// a clock that was shifted by this (`busy_clock()` in drivers/vhost/net.c).
+const TIMEOUT_SHIFT: u32 = 10;
+
 /// What is remembered of a virtqueue to decide. All times are nanoseconds of one clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Polling {
@@ -52,6 +56,9 @@ pub struct Polling {
     parked: u64,
     /// How long a virtqueue in mode auto is polled without work.
     patience: u64,
+    /// For how long the owner wants it polled without work, in units of 1.024 microseconds; 0 if
+    /// it has not asked for that.
+    timeout: u32,
 }
 
 impl Polling {
@@ -63,7 +70,21 @@ impl Polling {
             gap: u64::MAX,
             parked: 0,
             patience: 0,
+            timeout: 0,
         }
+    }
+
+    /// Sets for how long the owner wants the virtqueue polled after its last work, in units of 1.024
+    /// microseconds, or 0. In mode auto it is then polled from the first work on, and for that long
+    /// at least, as far as [`Tunables::idle`] allows; the other modes have been set by who
+    /// administers the host, and nothing changes in them.
+    pub fn set_timeout(&mut self, timeout: u32) {
+        self.timeout = timeout;
+    }
+
+    /// What [`Polling::set_timeout`] has set.
+    pub fn timeout(&self) -> u32 {
+        self.timeout
     }
 
     /// Whether the virtqueue is polled now.
@@ -98,7 +119,7 @@ impl Polling {
         self.active = match mode {
             Mode::Never => false,
             Mode::Always => true,
-            Mode::Auto => self.active || self.gap < tunables.start,
+            Mode::Auto => self.active || self.timeout != 0 || self.gap < tunables.start,
         };
         self.active
     }
@@ -108,7 +129,10 @@ impl Polling {
         let limit = match mode {
             Mode::Never => 0,
             Mode::Always => tunables.idle,
-            Mode::Auto => self.patience.min(tunables.idle),
+            Mode::Auto => {
+                let timeout = u64::from(self.timeout) << TIMEOUT_SHIFT;
+                self.patience.max(timeout).min(tunables.idle)
+            }
         };
         now.saturating_sub(self.last_work) < limit
     }

@@ -225,6 +225,15 @@ impl Device {
         Ok(state.num)
     }
 
+    /// Sets for how long a virtqueue is polled after its last work, in units of 1.024 microseconds.
+    pub fn set_busyloop_timeout(&self, index: u32, timeout: u32) -> Result<(), Errno> {
+        let state = vhost_vring_state {
+            index,
+            num: timeout,
+        };
+        self.set(request::VHOST_SET_VRING_BUSYLOOP_TIMEOUT(), &state)
+    }
+
     /// Sets where the dirty log begins in this process.
     pub fn set_log_base(&self, address: u64) -> Result<(), Errno> {
         self.set(VHOST_SET_LOG_BASE(), &address)

@@ -8,6 +8,7 @@ mod parking;
 mod replaced;
 mod states;
 mod suppression;
+mod timeout;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     parking::add(&mut suite, &options, &control);
     replaced::add(&mut suite, &options, &control);
     states::add(&mut suite, &options, &control);
+    timeout::add(&mut suite, &options, &control);
     idle::add(&mut suite, &options, &control);
     suite.run(&options.filters)
 }
