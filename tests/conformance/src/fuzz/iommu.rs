@@ -11,18 +11,22 @@ use crate::device::{Device, Message, MESSAGE};
 use crate::memory::{Arena, PAGE, REGION, STARTS};
 use crate::rig::{done, RINGS};
 
+const PAGE_BYTES: u64 = PAGE as u64;
+
 const UPDATE: u8 = 2;
 const INVALIDATE: u8 = 3;
 
 const WRITE: u8 = 2;
 const BOTH: u8 = 3;
 
-/// What is known of a device's questions.
+/// What is known of a device's questions, and what was told it.
 #[derive(Default)]
 pub struct Iommu {
     /// Those without an answer: address and permission. The same one is asked again with each attempt,
     /// by stock vhost as often as it tries.
     pub asked: BTreeSet<(u64, u8)>,
+    /// The ranges that have a translation: start, bytes, and permission. No two overlap.
+    mapped: Vec<(u64, u64, u8)>,
 }
 
 /// The region that an address is in, and the bytes from its start on.
@@ -34,20 +38,32 @@ fn region(address: u64) -> Option<(u64, u64)> {
 }
 
 impl Iommu {
-    /// Reads the questions that wait.
-    pub fn read(&mut self, device: &Device) -> Result<()> {
+    /// Reads the questions that wait. Returns whether one of them came too late: what it asks for has been
+    /// told meanwhile. Stock vhost does not go on by an answer to a question that nobody had read.
+    pub fn read(&mut self, device: &Device) -> Result<bool> {
+        let mut late = false;
         loop {
             let (answer, bytes) = device.read(MESSAGE);
             match answer {
                 Ok(length) => ensure!(length == MESSAGE, "a question of {length} bytes"),
-                Err(_) => return Ok(()),
+                Err(_) => return Ok(late),
             }
             // Questions have the second format.
             let mut address = [0; 8];
             address.copy_from_slice(&bytes[8..16]);
-            self.asked
-                .insert((u64::from_ne_bytes(address), bytes[8 + 24]));
+            let question = (u64::from_ne_bytes(address), bytes[8 + 24]);
+            if self.is_answered(question) {
+                late = true;
+            } else {
+                self.asked.insert(question);
+            }
         }
+    }
+
+    fn is_answered(&self, (address, permission): (u64, u8)) -> bool {
+        self.mapped.iter().any(|(start, bytes, allowed)| {
+            (*start..start + bytes).contains(&address) && allowed & permission != 0
+        })
     }
 
     /// The questions, in words.
@@ -55,43 +71,61 @@ impl Iommu {
         format!("asked {:x?}", self.asked)
     }
 
-    fn write(
-        device: &Device,
-        kind: u8,
-        iova: u64,
-        size: u64,
-        to: u64,
-        permission: u8,
-    ) -> Result<()> {
+    /// Forgets all translations, as the device does when its features are set.
+    pub fn reset(&mut self) {
+        self.mapped.clear();
+    }
+
+    /// Takes translations back.
+    pub fn unmap(&mut self, device: &Device, from: u64, bytes: u64) -> Result<()> {
+        self.mapped
+            .retain(|(start, length, _)| start + length <= from || from + bytes <= *start);
         let message = Message {
             format: 2,
-            iova,
-            size,
-            address: to,
-            permission,
-            kind,
+            iova: from,
+            size: bytes,
+            address: 0,
+            permission: 0,
+            kind: INVALIDATE,
         };
         done(device.write(&message.bytes()))
     }
 
-    /// Takes translations back.
-    pub fn unmap(device: &Device, from: u64, length: u64) -> Result<()> {
-        Self::write(device, INVALIDATE, from, length, 0, 0)
+    /// Translates a range to the memory that is here in this process. Nothing else is translated there any
+    /// more, since of two translations of an address either may be used.
+    fn map(
+        &mut self,
+        device: &Device,
+        (from, bytes): (u64, u64),
+        to: u64,
+        permission: u8,
+    ) -> Result<()> {
+        self.unmap(device, from, bytes)?;
+        self.mapped.push((from, bytes, permission));
+        self.asked
+            .retain(|(address, _)| !(from..from + bytes).contains(address));
+        let message = Message {
+            format: 2,
+            iova: from,
+            size: bytes,
+            address: to,
+            permission,
+            kind: UPDATE,
+        };
+        done(device.write(&message.bytes()))
     }
 
-    /// Translates a range to itself. Nothing else is translated there, since two translations of an address
-    /// are both as good.
-    fn map(device: &Device, arena: &Arena, from: u64, length: u64, permission: u8) -> Result<()> {
-        Self::unmap(device, from, length)?;
-        Self::write(device, UPDATE, from, length, arena.host(from), permission)
-    }
-
-    /// Translates all pages of a range.
-    pub fn map_pages(device: &Device, arena: &Arena, from: u64, length: u64) -> Result<()> {
-        let page = PAGE as u64;
-        let start = from / page * page;
-        let end = (from + length).next_multiple_of(page);
-        Self::map(device, arena, start, end - start, BOTH)
+    /// Translates all pages of a range to themselves.
+    pub fn map_pages(
+        &mut self,
+        device: &Device,
+        arena: &Arena,
+        from: u64,
+        length: u64,
+    ) -> Result<()> {
+        let start = from / PAGE_BYTES * PAGE_BYTES;
+        let end = (from + length).next_multiple_of(PAGE_BYTES);
+        self.map(device, (start, end - start), arena.host(start), BOTH)
     }
 
     /// Answers all questions.
@@ -100,47 +134,38 @@ impl Iommu {
             let Some((start, offset)) = region(address) else {
                 continue;
             };
-            let first = offset / bytes * bytes;
-            let page = offset / PAGE as u64;
+            if !self.asked.contains(&(address, permission)) {
+                // The answer to another question was one to this.
+                continue;
+            }
+            let chunk = start + offset / bytes * bytes;
+            let page = offset / PAGE_BYTES;
             // The first half of what the device writes to there, see `Places::take`.
             let receives = permission == WRITE
                 && (start == STARTS[0] && (RINGS..RINGS + RINGS / 4).contains(&offset)
                     || start == STARTS[2] && offset < REGION / 4);
-            match how {
-                Reply::Forbidden => {
-                    Self::map(device, arena, start + first, bytes, BOTH & !permission)?;
+            let is_ring = start == STARTS[1] || start == STARTS[0] && offset < RINGS;
+            let (range, to, permission) = match how {
+                // Stock vhost goes on to wait for packets while a ring may not be used.
+                Reply::Forbidden if !is_ring => {
+                    // Not so many that a ring is among them.
+                    let bytes = bytes.min(RINGS / 2);
+                    let chunk = start + offset / bytes * bytes;
+                    ((chunk, bytes), chunk, BOTH & !permission)
                 }
                 Reply::Elsewhere if receives => {
-                    let iova = start + page * PAGE as u64;
-                    Self::unmap(device, iova, PAGE as u64)?;
-                    let to = arena.host(iova + PAGE as u64);
-                    Self::write(device, UPDATE, iova, PAGE as u64, to, permission)?;
-                    self.forget(iova, PAGE as u64);
-                    continue;
+                    let from = start + page * PAGE_BYTES;
+                    ((from, PAGE_BYTES), from + PAGE_BYTES, permission)
                 }
                 Reply::Beside => {
-                    let other = (page + 1) % (REGION / PAGE as u64);
-                    let iova = start + other * PAGE as u64;
-                    Self::map(device, arena, iova, PAGE as u64, BOTH)?;
-                    self.forget(iova, PAGE as u64);
-                    continue;
+                    let from = start + (page + 1) % (REGION / PAGE_BYTES) * PAGE_BYTES;
+                    ((from, PAGE_BYTES), from, BOTH)
                 }
-                Reply::Right | Reply::Elsewhere => {
-                    let permission = if bytes > PAGE as u64 {
-                        BOTH
-                    } else {
-                        permission
-                    };
-                    Self::map(device, arena, start + first, bytes, permission)?;
-                }
-            }
-            self.forget(start + first, bytes);
+                _ if bytes == PAGE_BYTES => ((chunk, bytes), chunk, permission),
+                _ => ((chunk, bytes), chunk, BOTH),
+            };
+            self.map(device, range, arena.host(to), permission)?;
         }
         Ok(())
-    }
-
-    fn forget(&mut self, from: u64, bytes: u64) {
-        self.asked
-            .retain(|(address, _)| !(from..from + bytes).contains(address));
     }
 }
