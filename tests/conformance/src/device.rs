@@ -70,8 +70,9 @@ pub mod request {
     pub const GET_FORK_FROM_OWNER: u32 = 0x8001_af85;
 }
 
-/// Bytes of a message of the device IOTLB. One in the first format has four less for callers of 32
-/// bits, which is why there is a second.
+/// Bytes of a message of the device IOTLB, to a kernel of 64 bits. One in the first format has a hole
+/// there which callers of 32 bits do not have in their headers, and a kernel does not make up for
+/// that: that is why there is a second format.
 pub const MESSAGE: usize = 72;
 
 /// What a call returned: a number, or an error.
@@ -301,17 +302,26 @@ pub struct Message {
 }
 
 impl Message {
-    /// The message as it stands in memory.
+    /// The message as the kernel has it, whose words have 64 bits.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = words(&[self.format]);
-        // The hole in the first format, where callers of 64 bits have it, and what the second has for
-        // address spaces.
-        if self.format != 1 || cfg!(target_pointer_width = "64") {
-            bytes.extend(words(&[0]));
-        }
-        bytes.extend(long_words(&[self.iova, self.size, self.address]));
-        bytes.extend([self.permission, self.kind]);
+        // The hole in the first format, or what the second has for address spaces.
+        let mut bytes = words(&[self.format, 0]);
+        bytes.extend(self.rest());
         bytes.resize(MESSAGE, 0);
+        bytes
+    }
+
+    /// The message as a caller of 32 bits has it in the first format: without the hole.
+    pub fn bytes_of_32_bits(&self) -> Vec<u8> {
+        let mut bytes = words(&[self.format]);
+        bytes.extend(self.rest());
+        bytes.resize(MESSAGE - 4, 0);
+        bytes
+    }
+
+    fn rest(&self) -> Vec<u8> {
+        let mut bytes = long_words(&[self.iova, self.size, self.address]);
+        bytes.extend([self.permission, self.kind]);
         bytes
     }
 }

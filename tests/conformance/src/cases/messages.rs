@@ -53,12 +53,7 @@ fn describe(bytes: &[u8]) -> String {
         let bytes = bytes.get(at..at + 8)?;
         Some(u64::from_ne_bytes(bytes.try_into().ok()?))
     };
-    // For callers of 32 bits the first format has no hole.
-    let start = if cfg!(target_pointer_width = "32") && bytes.first() == Some(&1) {
-        4
-    } else {
-        8
-    };
+    let start = 8;
     match (word(start), word(start + 8), word(start + 16)) {
         (Some(iova), Some(size), Some(address)) if bytes.len() == MESSAGE => format!(
             "(format {:x?}, iova {iova:#x}, size {size:#x}, address {address:#x}, permission {}, \
@@ -200,6 +195,20 @@ pub fn add(cases: &mut Cases) {
                     Ok(())
                 },
             );
+            if format == 1 {
+                cases.add(
+                    format!("a message, {name}, in format 1 as callers of 32 bits have it"),
+                    move |node: &Node, transcript| {
+                        let rig = behind_iommu(node, format)?;
+                        let mut message = update(&rig, format, 0, 3);
+                        change(&mut message);
+                        let answer = rig.device.write(&message.bytes_of_32_bits());
+                        transcript.answer("write", &answer);
+                        transcript.note(drain(&rig.device)?);
+                        Ok(())
+                    },
+                );
+            }
             cases.add(
                 format!("a message, {name}, in format {format} without IOTLB"),
                 move |node: &Node, transcript| {
