@@ -373,9 +373,32 @@ fn breakages(cases: &mut Cases) {
     }
 }
 
+/// More buffers for a packet than it may have, behind some that wait to be given back (CVE-2018-16880).
+fn many_buffers(cases: &mut Cases) {
+    for features in [0, feature::IN_ORDER] {
+        let chains = (0..2000).map(|number| {
+            let mut chain = writable(0, &[1]);
+            chain.pieces[0].address += number;
+            chain
+        });
+        let steps = vec![
+            offer(RECEIVE, chains.collect()),
+            Step::Arrive([60, 61, 1514, 62].map(frame).into()),
+        ];
+        let features = features | feature::VERSION_1 | feature::MRG_RXBUF;
+        let mut scene = Scene::plain(features, steps);
+        scene.sizes = [2048; 2];
+        cases.add_scene(
+            format!("a packet in more buffers than there may be with features {features:#x}"),
+            scene,
+        );
+    }
+}
+
 /// Adds the cases.
 pub fn add(cases: &mut Cases) {
     lengths(cases);
     notifications(cases);
     breakages(cases);
+    many_buffers(cases);
 }
