@@ -302,7 +302,9 @@ impl Device {
         let owner = OwnerMm::current()?;
         let buffers = [Buffers::new()?, Buffers::new()?];
         let name = CString::try_from_fmt(format_args!("vhost-{}", current!().pid()))?;
-        let home = Home::start(&name, HomeWork::new(&self.virtqueues, owner.clone())?)?;
+        // A limit that forbids another thread is ENOMEM to a caller of stock vhost.
+        let home = Home::start(&name, HomeWork::new(&self.virtqueues, owner.clone())?)
+            .map_err(|error| if error == EAGAIN { ENOMEM } else { error })?;
         for (index, buffers) in buffers.into_iter().enumerate() {
             let mut queue = self.hold(index);
             queue.buffers = Some(buffers);

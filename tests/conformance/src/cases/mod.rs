@@ -7,6 +7,7 @@ mod log;
 mod matrix;
 mod messages;
 mod packets;
+mod process;
 mod values;
 
 pub use matrix::call_as_other;
@@ -23,5 +24,6 @@ pub fn all() -> Cases {
     messages::add(&mut cases);
     log::add(&mut cases);
     packets::add(&mut cases);
+    process::add(&mut cases);
     cases
 }
