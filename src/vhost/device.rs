@@ -659,7 +659,8 @@ impl Device {
         queue.report(tally);
     }
 
-    /// Sets ring and backend, and lets the virtqueue be served: packets may wait already.
+    /// Sets ring and backend, and lets the virtqueue be served: packets may wait already, and those that
+    /// come while its ring lacks a translation are a reason to look again.
     fn install(&self, index: usize, ring: Ring, backend: Option<Backend>) {
         let virtqueue = &self.virtqueues[index];
         {
@@ -667,6 +668,7 @@ impl Device {
             queue.ring = ring;
             queue.backend = backend;
         }
+        virtqueue.arm();
         virtqueue.as_arc_borrow().mark();
     }
 }

@@ -348,7 +348,8 @@ impl Virtqueue {
     }
 
     /// Ignores events of the socket: a virtqueue that is being served looks by itself, and one
-    /// that lacks buffers cannot do anything about packets.
+    /// that lacks buffers cannot do anything about packets. One whose ring lacks a translation is not
+    /// served, so what was awaited of the socket still is.
     pub fn disarm(&self) {
         self.armed.store(false, Relaxed);
     }

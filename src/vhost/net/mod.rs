@@ -86,6 +86,7 @@ struct Slice<'a, 'b, M> {
 impl<M: Memory> Slice<'_, '_, M> {
     /// Serves it; returns the memory as well, which has seen what was done.
     fn run(mut self, end: &mut End) -> (SliceResult, M) {
+        self.virtqueue.disarm();
         let result = match end {
             End::Receive(receiver) => self.receive(receiver),
             End::Transmit(socket) => self.transmit(socket),
@@ -169,7 +170,6 @@ pub fn serve(
     if !ring.is_set_up() {
         return Next::Wait;
     }
-    virtqueue.disarm();
     // What was read for a packet that was not made in an earlier slice is no work on the next one.
     ring.take_work();
 

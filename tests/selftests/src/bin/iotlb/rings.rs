@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Rings and buffers whose translations are odd, lacking, or do not allow what is to be done.
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
 use vhost_iocm_selftests::device::{ACCESS_PLATFORM, TRANSMIT};
+use vhost_iocm_selftests::frame::ETHERTYPE;
 use vhost_iocm_selftests::iotlb::{invalidate, update, Iommu, LARGE, READ, SMALL, WRITE};
 use vhost_iocm_selftests::ktap::Suite;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
 use vhost_iocm_selftests::wait;
+use vhost_iocm_selftests::wire::PacketSocket;
 use vm_memory::{Address, GuestAddress};
 
 use crate::{nic_options, prepared, FEATURES};
@@ -62,6 +64,15 @@ fn cut(nic: &Nic, iommu: &Iommu, start: GuestAddress, length: u64, piece: u64) -
             at += size;
         }
     }
+    Ok(())
+}
+
+/// Reads the question that waits, sends a packet to the card, and expects the same question.
+fn asked_by_packet(iommu: &Iommu, wire: &PacketSocket) -> Result<()> {
+    let question = iommu.expect_question()?;
+    ensure!(wire.send(&FRAME)?, "the wire is full");
+    let again = iommu.expect_question().context("the packet's")?;
+    ensure!(again == question, "{question:x?}, then {again:x?}");
     Ok(())
 }
 
@@ -165,10 +176,7 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
             small.map(start, length, READ | WRITE)?;
         }
         nic.start_queue(&nic.receive)?;
-        let wire = vhost_iocm_selftests::wire::PacketSocket::new(
-            nic.tap.name(),
-            vhost_iocm_selftests::frame::ETHERTYPE,
-        )?;
+        let wire = PacketSocket::new(nic.tap.name(), ETHERTYPE)?;
         ensure!(wire.send(&FRAME)?, "the wire is full");
         nic.receive.expect_error()
     });
@@ -191,6 +199,27 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
             ensure!(asked, "nothing is asked");
             map_all(&nic, &iommu)?;
             nic.reclaim_all()
+        },
+    );
+
+    suite.case(
+        "a packet asks once more for the translation that its ring lacks",
+        move || {
+            let mut nic = prepared(options, nic_options())?;
+            let iommu = Iommu::new(&nic, LARGE)?;
+            let wire = PacketSocket::new(nic.tap.name(), ETHERTYPE)?;
+            Iommu::new(&nic, SMALL)?.map_used(&nic.receive)?;
+            // Its start asks, and so does the packet, without a kick.
+            nic.start_queue(&nic.receive)?;
+            asked_by_packet(&iommu, &wire).context("after a start")?;
+            map_all(&nic, &iommu)?;
+            nic.receive()?;
+            // So it is also when it has waited for packets before.
+            iommu.send(&invalidate(0, 0))?;
+            nic.receive.kick()?;
+            asked_by_packet(&iommu, &wire).context("under way")?;
+            map_all(&nic, &iommu)?;
+            nic.receive().map(drop)
         },
     );
 
