@@ -69,6 +69,10 @@ enum Task {
         #[arg(long, value_parser = range)]
         seeds: Range<u64>,
 
+        /// Print what stock vhost does with each seed.
+        #[arg(long)]
+        records: bool,
+
         /// The node of stock vhost_net.
         stock: PathBuf,
 
@@ -93,9 +97,12 @@ fn range(text: &str) -> Result<Range<u64>> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
-        Some(Task::Fuzz { seeds, stock, ours }) => {
-            nodes(stock, ours).map(|(stock, ours)| fuzz::run(seeds, &stock, &ours))
-        }
+        Some(Task::Fuzz {
+            seeds,
+            records,
+            stock,
+            ours,
+        }) => nodes(stock, ours).map(|(stock, ours)| fuzz::run(seeds, &stock, &ours, records)),
         Some(Task::Call { fd, row }) => cases::call_as_other(fd, row).map(|()| ExitCode::SUCCESS),
         None => match (arguments.stock, arguments.ours) {
             (Some(stock), Some(ours)) => nodes(stock, ours)

@@ -128,44 +128,41 @@ impl Iommu {
         self.map(device, (start, end - start), arena.host(start), BOTH)
     }
 
-    /// Answers all questions.
-    pub fn answer(&mut self, device: &Device, arena: &Arena, bytes: u64, how: Reply) -> Result<()> {
-        for (address, permission) in self.asked.clone() {
-            let Some((start, offset)) = region(address) else {
-                continue;
-            };
-            if !self.asked.contains(&(address, permission)) {
-                // The answer to another question was one to this.
-                continue;
-            }
-            let chunk = start + offset / bytes * bytes;
-            let page = offset / PAGE_BYTES;
-            // The first half of what the device writes to there, see `Places::take`.
-            let receives = permission == WRITE
-                && (start == STARTS[0] && (RINGS..RINGS + RINGS / 4).contains(&offset)
-                    || start == STARTS[2] && offset < REGION / 4);
-            let is_ring = start == STARTS[1] || start == STARTS[0] && offset < RINGS;
-            let (range, to, permission) = match how {
-                // Stock vhost goes on to wait for packets while a ring may not be used.
-                Reply::Forbidden if !is_ring => {
-                    // Not so many that a ring is among them.
-                    let bytes = bytes.min(RINGS / 2);
-                    let chunk = start + offset / bytes * bytes;
-                    ((chunk, bytes), chunk, BOTH & !permission)
-                }
-                Reply::Elsewhere if receives => {
-                    let from = start + page * PAGE_BYTES;
-                    ((from, PAGE_BYTES), from + PAGE_BYTES, permission)
-                }
-                Reply::Beside => {
-                    let from = start + (page + 1) % (REGION / PAGE_BYTES) * PAGE_BYTES;
-                    ((from, PAGE_BYTES), from, BOTH)
-                }
-                _ if bytes == PAGE_BYTES => ((chunk, bytes), chunk, permission),
-                _ => ((chunk, bytes), chunk, BOTH),
-            };
-            self.map(device, range, arena.host(to), permission)?;
+    /// Answers a question. Returns whether it still was one: the answer to another may have been one to it.
+    pub fn answer(
+        &mut self,
+        device: &Device,
+        arena: &Arena,
+        (address, permission): (u64, u8),
+        bytes: u64,
+        how: Reply,
+    ) -> Result<bool> {
+        let Some((start, offset)) = region(address) else {
+            return Ok(false);
+        };
+        if !self.asked.contains(&(address, permission)) {
+            return Ok(false);
         }
-        Ok(())
+        let chunk = start + offset / bytes * bytes;
+        let page = offset / PAGE_BYTES;
+        // The first half of what the device writes to there, see `Places::take`.
+        let receives = permission == WRITE
+            && (start == STARTS[0] && (RINGS..RINGS + RINGS / 4).contains(&offset)
+                || start == STARTS[2] && offset < REGION / 4);
+        let (range, to, permission) = match how {
+            Reply::Forbidden => ((chunk, bytes), chunk, BOTH & !permission),
+            Reply::Elsewhere if receives => {
+                let from = start + page * PAGE_BYTES;
+                ((from, PAGE_BYTES), from + PAGE_BYTES, permission)
+            }
+            Reply::Beside => {
+                let from = start + (page + 1) % (REGION / PAGE_BYTES) * PAGE_BYTES;
+                ((from, PAGE_BYTES), from, BOTH)
+            }
+            _ if bytes == PAGE_BYTES => ((chunk, bytes), chunk, permission),
+            _ => ((chunk, bytes), chunk, BOTH),
+        };
+        self.map(device, range, arena.host(to), permission)?;
+        Ok(true)
     }
 }

@@ -20,7 +20,7 @@ use scene::Scene;
 const GROUP: u64 = 50;
 
 /// Plays the scenes of these seeds, and reports how many were the same.
-pub fn run(seeds: Range<u64>, stock: &Node, ours: &Node) -> ExitCode {
+pub fn run(seeds: Range<u64>, stock: &Node, ours: &Node, records: bool) -> ExitCode {
     let mut suite = Suite::new();
     let mut from = seeds.start;
     while from < seeds.end {
@@ -31,7 +31,7 @@ pub fn run(seeds: Range<u64>, stock: &Node, ours: &Node) -> ExitCode {
             move || {
                 let mut different = Vec::new();
                 for seed in group {
-                    if let Err(error) = compare(seed, stock, ours) {
+                    if let Err(error) = compare(seed, stock, ours, records) {
                         different.push(format!("seed {seed}: {error:#}"));
                     }
                 }
@@ -46,10 +46,10 @@ pub fn run(seeds: Range<u64>, stock: &Node, ours: &Node) -> ExitCode {
 }
 
 /// Plays the scene of a seed on both nodes.
-fn compare(seed: u64, stock: &Node, ours: &Node) -> Result<()> {
+fn compare(seed: u64, stock: &Node, ours: &Node, records: bool) -> Result<()> {
     let scene = Scene::new(seed);
     let summary = scene.summary();
     Case::of_scene(String::new(), scene)
-        .run_patiently(stock, ours, false)
+        .run_patiently(stock, ours, records)
         .context(summary)
 }

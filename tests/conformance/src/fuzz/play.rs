@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::iommu::Iommu;
 use super::known::FOR_EVER;
-use super::scene::{header_of, Chain, Damage, Scene, Step, Table};
+use super::scene::{header_of, Chain, Damage, Reply, Scene, Step, Table};
 use super::truth::Before;
 use crate::case::Node;
 use crate::device::{
@@ -41,8 +41,8 @@ struct Driver<'a> {
     rig: Rig,
     logging: Option<Logging>,
     iommu: Iommu,
-    /// The chains of each ring that were offered and not given back: head, and number of descriptors.
-    outstanding: [VecDeque<(u16, u16)>; VIRTQUEUES],
+    /// The chains of each ring that were offered and not given back, with their heads.
+    outstanding: [VecDeque<(u16, &'a Chain)>; VIRTQUEUES],
     /// The next descriptor of each table.
     descriptors: [u16; VIRTQUEUES],
     /// The available index of each ring.
@@ -68,10 +68,9 @@ pub fn play(scene: &Scene, node: &Node, transcript: &mut Transcript<'_>) -> Resu
             queue.call.forget()?;
             queue.error.forget()?;
         }
-        driver
-            .take(step)
-            .with_context(|| format!("step {number}"))?;
-        if driver.settle(&format!("step {number}"), transcript)? == Progress::Ended {
+        let what = format!("step {number}");
+        let progress = driver.take(step, &what, transcript).context(what)?;
+        if progress == Progress::Ended {
             return driver.rig.stop();
         }
     }
@@ -400,17 +399,59 @@ impl<'a> Driver<'a> {
         Ok(Progress::Goes)
     }
 
-    fn take(&mut self, step: &Step) -> Result<()> {
+    /// Does what a step says, and notes what comes of it.
+    fn take(
+        &mut self,
+        step: &'a Step,
+        what: &str,
+        transcript: &mut Transcript<'_>,
+    ) -> Result<Progress> {
         self.begin();
+        match step {
+            Step::Answer { bytes, how } => return self.answer(*bytes, *how, what, transcript),
+            step => self.act(step)?,
+        }
+        self.settle(what, transcript)
+    }
+
+    /// Answers the questions that wait, one by one: what a virtqueue finds between two answers would depend on
+    /// how fast it is.
+    fn answer(
+        &mut self,
+        bytes: u64,
+        how: Reply,
+        what: &str,
+        transcript: &mut Transcript<'_>,
+    ) -> Result<Progress> {
+        for question in self.iommu.asked.clone() {
+            let Self { rig, iommu, .. } = self;
+            if !iommu.answer(&rig.device, rig.arena(), question, bytes, how)? {
+                continue;
+            }
+            // Stock vhost may look once more at a ring that is broken, for an answer to what it asked
+            // before that.
+            for index in (0..VIRTQUEUES).filter(|index| self.broken[*index]) {
+                self.rig.queues[index].kick.signal()?;
+            }
+            let what = format!("{what}, {:x} answered", question.0);
+            if self.settle(&what, transcript)? == Progress::Ended {
+                return Ok(Progress::Ended);
+            }
+            self.begin();
+        }
+        Ok(Progress::Goes)
+    }
+
+    fn act(&mut self, step: &'a Step) -> Result<()> {
         match step {
             Step::Offer { queue, chains } => {
                 for chain in chains {
-                    if self.scene.in_order() && !self.fits(*queue, chain) {
+                    if !self.fits(*queue, chain) {
                         break;
                     }
                     self.excuse(*queue, chain);
                     let head = self.write(*queue, chain);
-                    self.outstanding[*queue].push_back((head, descriptors(chain)));
+                    self.outstanding[*queue].push_back((head, chain));
                     let ring = self.rig.queues[*queue].ring;
                     ring.offer(
                         self.rig.arena(),
@@ -436,17 +477,9 @@ impl<'a> Driver<'a> {
                 ring.set_used_event(self.rig.arena(), index.wrapping_add(*event));
                 Ok(())
             }
-            Step::Arrive(packets) => {
-                packets
-                    .iter()
-                    .try_for_each(|p| self.rig.ground.wire.send(p))?;
-                // While its ring lacks a translation, stock vhost looks at it once more for packets, and
-                // vhost_iocm waits for the answer or a kick.
-                if !self.iommu.asked.is_empty() {
-                    self.rig.queues[RECEIVE].kick.signal()?;
-                }
-                Ok(())
-            }
+            Step::Arrive(packets) => packets
+                .iter()
+                .try_for_each(|p| self.rig.ground.wire.send(p)),
             Step::Restart { queue, skip } => self.restart(*queue, *skip),
             Step::Reset { queue, size, base } => {
                 self.rig.stop_queue(*queue)?;
@@ -480,16 +513,8 @@ impl<'a> Driver<'a> {
                 Ok(())
             }
             Step::Unmap { from, length } => self.iommu.unmap(&self.rig.device, *from, *length),
-            Step::Answer { bytes, how } => {
-                let Self { rig, iommu, .. } = self;
-                iommu.answer(&rig.device, rig.arena(), *bytes, *how)?;
-                // Stock vhost may look once more at a ring that is broken, for an answer to what it asked
-                // before that.
-                let broken: Vec<_> = (0..VIRTQUEUES).filter(|at| self.broken[*at]).collect();
-                broken
-                    .into_iter()
-                    .try_for_each(|index| self.rig.queues[index].kick.signal())
-            }
+            // They are given one by one, by `answer`.
+            Step::Answer { .. } => Ok(()),
         }
     }
 
@@ -561,10 +586,23 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Whether a ring has descriptors for one more chain.
+    /// Whether a chain may be offered: drivers keep their descriptors and buffers until the device is done with
+    /// them, but this one does so only where stock vhost would not be understood otherwise. It counts
+    /// descriptors if buffers are used in order; and behind an IOMMU a packet that was overwritten, which it may
+    /// try to send for ever, looks like one that waits for a translation.
     fn fits(&self, queue: usize, chain: &Chain) -> bool {
-        let taken: u16 = self.outstanding[queue].iter().map(|(_, count)| count).sum();
-        taken + descriptors(chain) <= self.rig.queues[queue].ring.size
+        let translates = self.scene.translates();
+        if !translates && !self.scene.in_order() {
+            return true;
+        }
+        let chains = |queue: usize| self.outstanding[queue].iter().map(|(_, chain)| *chain);
+        let taken: u16 = chains(queue).map(Chain::descriptors).sum();
+        taken + chain.descriptors() <= self.rig.queues[queue].ring.size
+            && (!translates
+                || chain.is_apart()
+                    && (0..VIRTQUEUES)
+                        .flat_map(chains)
+                        .all(|other| chain.is_apart_from(other)))
     }
 
     /// Takes down where the log may say more or less than stock vhost's.
@@ -659,11 +697,6 @@ impl<'a> Driver<'a> {
         self.descriptors[queue] = (self.descriptors[queue] + total as u16) % ring.size;
         head
     }
-}
-
-/// Descriptors that a chain has in the table.
-fn descriptors(chain: &Chain) -> u16 {
-    chain.table.map_or(chain.pieces.len(), |(from, _)| from + 1) as u16
 }
 
 /// The parts of a ring: where they are, and their bytes.

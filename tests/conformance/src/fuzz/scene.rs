@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A scene: how a device is set up, and what its guest and its host then do.
 
+use std::ops::Range;
+
 use crate::device::{feature, RECEIVE, TRANSMIT, VIRTQUEUES};
 use crate::memory::{REGION, SEAM, STARTS, UNMAPPED};
 use crate::random::Random;
@@ -159,6 +161,41 @@ impl Step {
 }
 
 impl Chain {
+    /// How many descriptors it has in the ring's table.
+    pub fn descriptors(&self) -> u16 {
+        self.table.map_or(self.pieces.len(), |(from, _)| from + 1) as u16
+    }
+
+    /// Where its pieces and its table are.
+    fn ranges(&self) -> Vec<Range<u64>> {
+        let pieces = self.pieces.iter();
+        let mut ranges: Vec<_> = pieces
+            .map(|piece| piece.address..piece.address + u64::from(piece.length))
+            .collect();
+        if let Some((from, table)) = self.table {
+            ranges.push(table..table + 16 * (self.pieces.len() - from) as u64);
+        }
+        ranges
+    }
+
+    /// Whether none of its parts overlaps another one.
+    pub fn is_apart(&self) -> bool {
+        let ranges = self.ranges();
+        (0..ranges.len()).all(|at| {
+            ranges[..at]
+                .iter()
+                .all(|other| are_apart(&ranges[at], other))
+        })
+    }
+
+    /// Whether none of its parts overlaps one of another chain's.
+    pub fn is_apart_from(&self, other: &Self) -> bool {
+        let others = other.ranges();
+        self.ranges()
+            .iter()
+            .all(|range| others.iter().all(|other| are_apart(range, other)))
+    }
+
     fn summary(&self) -> String {
         let pieces: Vec<_> = self
             .pieces
@@ -181,6 +218,10 @@ impl Chain {
         }
         text
     }
+}
+
+fn are_apart(one: &Range<u64>, other: &Range<u64>) -> bool {
+    one.end <= other.start || other.end <= one.start
 }
 
 /// A scene.
@@ -466,6 +507,7 @@ impl Scene {
         let mut places = Places {
             next: [0; VIRTQUEUES],
         };
+        let sizes = scene.sizes;
         // What is missing is asked for, answered and asked for again.
         let most = if scene.translates() { 16 } else { 6 };
         for _ in 0..1 + random.below(most) {
@@ -476,6 +518,7 @@ impl Scene {
             }
             scene.steps.push(step);
         }
+        scene.sizes = sizes;
         scene
     }
 
@@ -660,6 +703,24 @@ mod tests {
         for seed in 0..100 {
             let scene = || format!("{:?}", Scene::new(seed));
             assert_eq!(scene(), scene());
+        }
+    }
+
+    #[test]
+    fn chains_fit_the_rings_that_they_are_offered_in() {
+        for seed in 0..2000 {
+            let scene = Scene::new(seed);
+            let mut sizes = scene.sizes;
+            for step in scene.steps {
+                match step {
+                    Step::Reset { queue, size, .. } => sizes[queue] = size,
+                    Step::Offer { queue, chains } => {
+                        let taken: u16 = chains.iter().map(Chain::descriptors).sum();
+                        assert!(taken <= sizes[queue], "seed {seed}");
+                    }
+                    _ => {}
+                }
+            }
         }
     }
 
