@@ -73,6 +73,16 @@ impl Owner {
         Ok((owner, fd))
     }
 
+    /// Starts a process with so many MiB of memory that owns a running device, whose descriptor it hands
+    /// over. When told to go on it tries to become a program that is none, and then another one that keeps
+    /// the device open.
+    pub fn replace(node: &Path, tap: &str, ballast: usize) -> Result<(Self, OwnedFd)> {
+        let ballast = ballast.to_string();
+        let owner = Self::spawn(&["replace", "--tap", tap, "--ballast", &ballast], node)?;
+        let fd = receive_fd(&owner.channel)?;
+        Ok((owner, fd))
+    }
+
     /// Starts a process that owns a device and, when told to, takes this part of its memory away.
     pub fn stall(node: &Path, tap: &str, part: Part) -> Result<Self> {
         let part = part.name()?;
@@ -135,8 +145,13 @@ impl Owner {
     }
 
     /// Kills it with SIGKILL and waits for its end.
-    pub fn kill(mut self) -> Result<ExitStatus> {
-        kill(Pid::from_raw(self.pid() as i32), Signal::SIGKILL).context("kill the owner")?;
+    pub fn kill(self) -> Result<ExitStatus> {
+        self.kill_by(Signal::SIGKILL)
+    }
+
+    /// Kills it with a signal that it does not catch, and waits for its end.
+    pub fn kill_by(mut self, signal: Signal) -> Result<ExitStatus> {
+        kill(Pid::from_raw(self.pid() as i32), signal).context("kill the owner")?;
         self.child.wait().context("wait for the owner")
     }
 

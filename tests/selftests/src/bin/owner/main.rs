@@ -2,6 +2,7 @@
 //! Not a test: the process that tests make own a device, pass it on, stall, exit or die.
 
 mod reflect;
+mod replace;
 mod saturate;
 mod stall;
 mod test;
@@ -44,6 +45,17 @@ enum Command {
         #[arg(long)]
         file: Option<PathBuf>,
     },
+    /// Own a device that runs, and hand its descriptor to the test. When told to, try to become a program
+    /// that is none; when told again, become one that keeps the device open.
+    Replace {
+        #[command(flatten)]
+        card: Card,
+        /// MiB of memory that the process has beside the device's.
+        #[arg(long, default_value_t = 0)]
+        ballast: usize,
+    },
+    /// Keep open what the program before has left, until told otherwise.
+    Linger,
     /// When told to, never let the device run out of packets to transmit.
     Saturate {
         #[command(flatten)]
@@ -78,6 +90,8 @@ fn main() -> Result<()> {
     let test = Test::new()?;
     match Arguments::parse().command {
         Command::Reflect { card, lend } => reflect::run(card, lend, &test),
+        Command::Replace { card, ballast } => replace::run(card, ballast, &test),
+        Command::Linger => replace::linger(&test),
         Command::Stall { card, part, file } => stall::run(card, part, file, &test),
         Command::Saturate { card, packets } => saturate::run(card, packets, &test),
     }

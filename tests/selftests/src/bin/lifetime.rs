@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What becomes of a device, and of its owner's memory and thread, when the owner becomes another program,
+//! dumps core or ends, while another process has the device open.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{ensure, Context, Result};
+use clap::Parser;
+use nix::errno::Errno;
+use nix::sys::resource::{getrlimit, setrlimit, Resource, RLIM_INFINITY};
+use nix::sys::signal::Signal;
+use vhost_iocm_selftests::control::Control;
+use vhost_iocm_selftests::device::{Device, RECEIVE};
+use vhost_iocm_selftests::frame;
+use vhost_iocm_selftests::ktap::{skip, Outcome, Suite};
+use vhost_iocm_selftests::nic::{Nic, NicOptions};
+use vhost_iocm_selftests::options::Options;
+use vhost_iocm_selftests::process::Owner;
+use vhost_iocm_selftests::tap;
+use vhost_iocm_selftests::thread;
+use vhost_iocm_selftests::traffic::{Background, Direction, Traffic};
+use vhost_iocm_selftests::wait;
+use vhost_iocm_selftests::wire::PacketSocket;
+
+/// Memory of an owner, in MiB: so much that nothing else here can be taken for it.
+const BALLAST: usize = 256;
+/// What the rest of the machine may do meanwhile.
+const NOISE: usize = 64;
+
+fn main() -> ExitCode {
+    let options = &Options::parse();
+    let control = &Control::default();
+    let mut suite = Suite::new();
+    suite.case(
+        "an owner that becomes another program under traffic leaves no thread, and loses the device",
+        || replace(options, control),
+    );
+    suite.case(
+        "an owner that dumps core under traffic ends, and so does its device",
+        || dump_core(options, control),
+    );
+    suite.case(
+        "the memory of an owner that ended is free while another process has the device",
+        || free_memory(options, control),
+    );
+    suite.case(
+        "a home thread is in its owner's cgroup, and moves with it",
+        || cgroup(options, control),
+    );
+    suite.run(&options.filters)
+}
+
+/// Sends frames towards a device that nobody looks after.
+fn disturb(interface: &str) -> Result<()> {
+    let wire = PacketSocket::new(interface, frame::ETHERTYPE)?;
+    for sequence in 0..100 {
+        // A full tap drops them.
+        wire.send(&frame::encode(2, sequence, 200))?;
+    }
+    Ok(())
+}
+
+fn replace(options: &Options, control: &Control) -> Result<()> {
+    const INTERFACE: &str = "replaced0";
+    control.restore()?;
+    let (owner, lent) = Owner::replace(&options.node, INTERFACE, 0)?;
+    let device = Device::from(lent);
+    let name = control.device_of(INTERFACE)?;
+    let process = owner.pid();
+    let homes = || thread::named(process, &format!("vhost-{process}"));
+    disturb(INTERFACE)?;
+    wait::until("a home thread", || Ok(homes()?.len() == 1))?;
+
+    owner.go_on()?;
+    owner
+        .expect_done()
+        .context("the attempt to become a program that is none")?;
+    ensure!(
+        homes()?.len() == 1,
+        "the failed attempt ended the home thread"
+    );
+    disturb(INTERFACE)?;
+
+    owner.go_on()?;
+    owner.expect_done().context("becoming another program")?;
+    let threads = fs::read_dir(format!("/proc/{process}/task"))?.count();
+    ensure!(threads == 1, "the new program has {threads} threads");
+    disturb(INTERFACE)?;
+    // What owned the device was the memory of the program before.
+    let answer = device.base(RECEIVE);
+    ensure!(answer == Err(Errno::EPERM), "the base is {answer:?}");
+    let answer = device.set_owner();
+    ensure!(answer == Err(Errno::EBUSY), "it can be owned: {answer:?}");
+    let mut neighbour = Nic::new(&options.node, NicOptions::default())?;
+    Traffic::new(&mut neighbour, Direction::Both)?.run(20)?;
+    owner.release()?;
+    drop(device);
+    expect_gone(control, &name, INTERFACE)
+}
+
+fn expect_gone(control: &Control, device: &str, interface: &str) -> Result<()> {
+    wait::until("the device to go", || {
+        Ok(!control.exists(&format!("dev/{device}")))
+    })?;
+    wait::until("the tap to go with the device", || {
+        Ok(!tap::interface_exists(interface))
+    })
+}
+
+/// Where core dumps go, as long as this exists.
+struct CorePattern {
+    before: String,
+    path: PathBuf,
+}
+
+impl CorePattern {
+    const FILE: &str = "/proc/sys/kernel/core_pattern";
+
+    fn new() -> Result<Self> {
+        let before = fs::read_to_string(Self::FILE)?;
+        let path = PathBuf::from("/dev/shm/vhost-iocm-core");
+        fs::write(Self::FILE, path.to_str().context("the path is no text")?)?;
+        Ok(Self { before, path })
+    }
+}
+
+impl Drop for CorePattern {
+    fn drop(&mut self) {
+        // What cannot be put back is the next test's to find.
+        let _ = fs::write(Self::FILE, self.before.trim_end());
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn dump_core(options: &Options, control: &Control) -> Result<()> {
+    const INTERFACE: &str = "dumped0";
+    control.restore()?;
+    let pattern = CorePattern::new()?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_CORE)?;
+    setrlimit(Resource::RLIMIT_CORE, RLIM_INFINITY, RLIM_INFINITY)?;
+    let owner = Owner::lend(&options.node, INTERFACE);
+    setrlimit(Resource::RLIMIT_CORE, soft, hard)?;
+    let (owner, lent) = owner?;
+    let name = control.device_of(INTERFACE)?;
+    let mut neighbour = Nic::new(&options.node, NicOptions::default())?;
+    std::thread::scope(|scope| {
+        let traffic = Background::start(scope, &mut neighbour)?;
+        let dumped = (|| {
+            traffic.advance(1)?;
+            disturb(INTERFACE)?;
+            // The standard library of its language catches SIGSEGV.
+            let status = owner.kill_by(Signal::SIGABRT)?;
+            ensure!(status.core_dumped(), "it ended with {status}");
+            disturb(INTERFACE)?;
+            traffic.advance(1)
+        })();
+        traffic.conclude(dumped)
+    })?;
+    let size = fs::metadata(&pattern.path).context("the core")?.len();
+    ensure!(size > 0, "the core is empty");
+    drop(Device::from(lent));
+    expect_gone(control, &name, INTERFACE)
+}
+
+/// Memory that could be had, in MiB.
+fn available() -> Result<usize> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let line = line.context("no MemAvailable")?;
+    let number = line.trim().strip_suffix(" kB").context("no kB")?;
+    Ok(number.parse::<usize>()? >> 10)
+}
+
+fn free_memory(options: &Options, control: &Control) -> Result<()> {
+    const INTERFACE: &str = "ballast0";
+    control.restore()?;
+    let before = available()?;
+    let (owner, lent) = Owner::replace(&options.node, INTERFACE, BALLAST)?;
+    let device = Device::from(lent);
+    let name = control.device_of(INTERFACE)?;
+    disturb(INTERFACE)?;
+    let taken = before.saturating_sub(available()?);
+    ensure!(
+        taken >= BALLAST - NOISE,
+        "an owner with {BALLAST} MiB takes {taken} MiB"
+    );
+    owner.kill()?;
+    // The device and its tap are there as before, and get packets.
+    ensure!(control.exists(&format!("dev/{name}")), "the device went");
+    disturb(INTERFACE)?;
+    wait::until("the owner's memory to be free", || {
+        Ok(available()? + NOISE >= before)
+    })?;
+    ensure!(control.exists(&format!("dev/{name}")), "the device went");
+    drop(device);
+    expect_gone(control, &name, INTERFACE)
+}
+
+/// A cgroup of the test's own, which ends with this.
+struct Group {
+    root: PathBuf,
+    path: PathBuf,
+}
+
+impl Group {
+    fn new(root: &Path) -> Result<Self> {
+        let path = root.join("vhost-iocm-lifetime");
+        fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
+        Ok(Self {
+            root: root.to_owned(),
+            path,
+        })
+    }
+
+    fn enter(path: &Path, process: u32) -> Result<()> {
+        fs::write(path.join("cgroup.procs"), process.to_string())
+            .with_context(|| format!("move process {process} to {}", path.display()))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // A group that stays is found by who makes it again.
+        let _ = Self::enter(&self.root, std::process::id());
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+fn cgroup(options: &Options, control: &Control) -> Result<Outcome> {
+    control.restore()?;
+    let root = Path::new("/sys/fs/cgroup");
+    if !root.join("cgroup.procs").exists() {
+        return skip("this kernel has no cgroups");
+    }
+    let process = std::process::id();
+    let group = Group::new(root)?;
+    let mut nic = Nic::new(&options.node, NicOptions::default())?;
+    let homes = || thread::named(process, &format!("vhost-{process}"));
+    wait::until("a home thread", || Ok(homes()?.len() == 1))?;
+    let home = homes()?[0];
+    let place = |id: i32| {
+        let path = format!("/proc/{process}/task/{id}/cgroup");
+        fs::read_to_string(&path).with_context(|| format!("read {path}"))
+    };
+    let same = || -> Result<String> {
+        let (own, its) = (place(process as i32)?, place(home.id)?);
+        ensure!(
+            own == its,
+            "the process is in {own:?}, its home thread in {its:?}"
+        );
+        Ok(own)
+    };
+    let before = same().context("at first")?;
+    Group::enter(&group.path, process)?;
+    let after = same().context("after a move")?;
+    ensure!(before != after, "the move changed nothing: {before:?}");
+    Traffic::new(&mut nic, Direction::Both)?.run(20)?;
+    Ok(Outcome::Pass)
+}
