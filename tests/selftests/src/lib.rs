@@ -27,6 +27,7 @@ pub mod iotlb;
 pub mod ktap;
 pub mod load;
 pub mod log;
+pub mod meminfo;
 pub mod memory;
 pub mod module;
 pub mod nic;

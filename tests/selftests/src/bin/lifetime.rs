@@ -16,6 +16,7 @@ use vhost_iocm_selftests::control::Control;
 use vhost_iocm_selftests::device::{Device, RECEIVE};
 use vhost_iocm_selftests::frame;
 use vhost_iocm_selftests::ktap::{skip, Outcome, Suite};
+use vhost_iocm_selftests::meminfo::available;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
 use vhost_iocm_selftests::process::Owner;
@@ -163,17 +164,6 @@ fn dump_core(options: &Options, control: &Control) -> Result<()> {
     ensure!(size > 0, "the core is empty");
     drop(Device::from(lent));
     expect_gone(control, &name, INTERFACE)
-}
-
-/// Memory that could be had, in MiB.
-fn available() -> Result<usize> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"));
-    let line = line.context("no MemAvailable")?;
-    let number = line.trim().strip_suffix(" kB").context("no kB")?;
-    Ok(number.parse::<usize>()? >> 10)
 }
 
 fn free_memory(options: &Options, control: &Control) -> Result<()> {
