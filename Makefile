@@ -84,8 +84,12 @@ check-layers: setup
 check-shell: setup
 	@shellcheck --external-sources $$(grep -rlE '^#!.*\b(bash|sh)$$' scripts tests .ci)
 
+.PHONY: check-known-bugs
+check-known-bugs: setup
+	@scripts/check-known-bugs
+
 .PHONY: check
-check: check-layers check-shell fmt-check clippy ## all static checks
+check: check-layers check-known-bugs check-shell fmt-check clippy ## all static checks
 
 .PHONY: test test-host test-vm
 test: setup ## all tests: those of test-host, then those of test-vm
