@@ -9,6 +9,7 @@
 use anyhow::Result;
 use vhost_iocm_selftests::cpu;
 
+use crate::bare;
 use crate::crowd;
 use crate::pairs::{self, Wanted};
 use crate::record::{Record, Tier};
@@ -29,6 +30,7 @@ pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
         wanted,
         |module, direction, shape| measure(subjects, module, direction, shape, "0"),
     )?;
+    records.extend(bare::run(wanted)?);
     records.extend(crowd::run(subjects, wanted)?);
     Ok(records)
 }

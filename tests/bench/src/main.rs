@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What serving costs, measured in the same boot for the kernel's vhost_net and for vhost_iocm.
 
+mod bare;
 mod counts;
 mod crowd;
 mod drop_all;

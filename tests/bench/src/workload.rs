@@ -14,7 +14,7 @@ use vhost_iocm_selftests::{frame, segment, wait};
 use crate::drop_all;
 
 /// Bytes of a segment of a large packet.
-const SEGMENT: u16 = 1448;
+pub const SEGMENT: u16 = 1448;
 
 /// What the packets are like.
 pub struct Shape {
