@@ -81,28 +81,34 @@ pub fn run(root: &Root, options: &Monitor) -> Result<()> {
         resting_until: None,
         config,
     };
-    daemon.offer()?;
+    daemon.offer = daemon.offer(&daemon.config)?;
     let _ = sd_notify::notify(false, &[NotifyState::Ready]);
     tracing::info!(
         interval_ms = daemon.config.interval_ms,
         dry_run = options.dry_run,
         "the monitor watches"
     );
-    let mut next = Instant::now();
-    let mut tend = next;
+    let mut next = Instant::now() + daemon.interval();
+    let mut tend = Instant::now();
     loop {
-        next += Duration::from_millis(daemon.config.interval_ms);
-        match receiver.recv_timeout(next.saturating_duration_since(Instant::now())) {
+        // systemd hears of the monitor more often than it decides, if intervals are long.
+        let wait = next.min(tend).saturating_duration_since(Instant::now());
+        match receiver.recv_timeout(wait) {
             Ok(SIGHUP) => {
                 daemon.reload(root, options);
-                continue;
+                next = next.min(Instant::now() + daemon.interval());
             }
             Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {}
         }
-        // Intervals that were slept through are not made up for.
-        next = next.max(Instant::now() - Duration::from_millis(daemon.config.interval_ms));
-        daemon.step()?;
+        if Instant::now() >= next {
+            daemon.step()?;
+            // Intervals that were slept through are not made up for.
+            next += daemon.interval();
+            if next <= Instant::now() {
+                next = Instant::now() + daemon.interval();
+            }
+        }
         if Instant::now() >= tend {
             tend = Instant::now() + TEND;
             daemon.tend();
@@ -139,40 +145,47 @@ struct Daemon {
 }
 
 impl Daemon {
+    /// The time between two decisions.
+    fn interval(&self) -> Duration {
+        Duration::from_millis(self.config.interval_ms)
+    }
+
     /// Offers metrics where the configuration says.
-    fn offer(&mut self) -> Result<()> {
-        self.offer = None;
-        let listen = self.config.listen().map_err(Failure::Configuration)?;
-        if let Some(listen) = listen {
-            self.offer = Some(metrics::serve(&listen, Shared::clone(&self.shared))?);
-        }
-        Ok(())
+    fn offer(&self, config: &Config) -> Result<Option<metrics::Offer>> {
+        let listen = config.listen().map_err(Failure::Configuration)?;
+        listen
+            .map(|listen| metrics::serve(&listen, Shared::clone(&self.shared)))
+            .transpose()
     }
 
     /// Reads the configuration again. A broken one changes nothing.
     fn reload(&mut self, root: &Root, options: &Monitor) {
         let _ = sd_notify::notify(false, &[NotifyState::Reloading]);
-        match configuration(root, options) {
-            Ok(config) if config == self.config => tracing::info!("the configuration is the same"),
-            Ok(config) => {
-                let moved = config.metrics != self.config.metrics;
-                if config.policy != self.config.policy {
-                    self.policy = Standard::new(config.policy.clone());
-                }
-                if let Some(arms) = &mut self.arms {
-                    arms.set_interrupts(config.interrupts);
-                }
-                self.config = config;
-                if moved {
-                    if let Err(failure) = self.offer() {
-                        tracing::error!(%failure, "metrics are not offered any more");
-                    }
-                }
-                tracing::info!("the configuration was read again");
-            }
+        match configuration(root, options).and_then(|config| self.adopt(config)) {
+            Ok(true) => tracing::info!("the configuration was read again"),
+            Ok(false) => tracing::info!("the configuration is the same"),
             Err(failure) => tracing::error!(%failure, "the configuration stays as it was"),
         }
         let _ = sd_notify::notify(false, &[NotifyState::Ready]);
+    }
+
+    /// Takes a new configuration, and says whether it is another one. Nothing has changed if it
+    /// cannot be taken.
+    fn adopt(&mut self, config: Config) -> Result<bool> {
+        if config == self.config {
+            return Ok(false);
+        }
+        if config.metrics != self.config.metrics {
+            self.offer = self.offer(&config)?;
+        }
+        if config.policy != self.config.policy {
+            self.policy = Standard::new(config.policy.clone());
+        }
+        if let Some(arms) = &mut self.arms {
+            arms.set_interrupts(config.interrupts);
+        }
+        self.config = config;
+        Ok(true)
     }
 
     /// One interval.
