@@ -7,6 +7,7 @@
 
 use iocm::host::Root;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use tempfile::TempDir;
@@ -29,6 +30,13 @@ impl Tree {
         let path = self.0.path().join(path);
         fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
         fs::write(path, text).expect("a file");
+    }
+
+    /// Changes bytes of a file where they are, as the module does with what is mapped.
+    pub fn overwrite(&self, path: &str, offset: usize, bytes: &[u8]) {
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).open(self.path(path)).expect("a file");
+        file.write_all_at(bytes, offset as u64).expect("bytes");
     }
 
     /// The files below it.

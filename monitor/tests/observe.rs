@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the daemon makes of two looks at a host.
+
+mod tree;
+
+use iocm::daemon::observe::Observer;
+use iocm::host::topology::CpuSet;
+use iocm::policy::{Limits, Observation};
+use tree::{host, Tree};
+use vhost_iocm_engine::engine::snapshot::{COUNTERS, PAGE_HEAD};
+use vhost_iocm_engine::engine::stats::VirtqueueStats;
+
+/// Sets a counter of the only virtqueue of the host.
+fn count(tree: &Tree, name: &str, value: u64) {
+    let fields = VirtqueueStats::FIELDS.iter();
+    let field = fields.clone().find(|field| field.name == name);
+    // Its record is the second one of the third page.
+    let word = 3 * 512 + PAGE_HEAD + 72 + COUNTERS + field.expect("a field").word;
+    tree.overwrite("sys/class/vhost/snapshot", word * 8, &value.to_ne_bytes());
+}
+
+fn observe(observer: &mut Observer) -> Observation {
+    let observation = observer.observe(&Limits::default(), &CpuSet::new());
+    observation.expect("an observation")
+}
+
+#[test]
+fn notifications_of_a_guest_are_counted_wherever_it_is_served() {
+    let tree = host();
+    let mut observer = Observer::new(&tree.root()).expect("an observer");
+    count(&tree, "kicks", 7);
+    count(&tree, "home_works", 100);
+    let virtqueue = observe(&mut observer).devices[0].virtqueues[0].clone();
+    assert_eq!((virtqueue.id.index, virtqueue.notifications), (1, 7));
+    assert_eq!(virtqueue.slices, 100);
+    count(&tree, "kicks", 12);
+    count(&tree, "notif_works", 50);
+    let virtqueue = observe(&mut observer).devices[0].virtqueues[0].clone();
+    assert_eq!((virtqueue.notifications, virtqueue.slices), (5, 50));
+}
+
+#[test]
+fn what_waits_at_a_worker_is_read_again_and_again() {
+    let tree = host();
+    let mut observer = Observer::new(&tree.root()).expect("an observer");
+    let waits = |observer: &mut Observer| observe(observer).workers[0].pending_max;
+    assert_eq!(waits(&mut observer), 0);
+    tree.write("sys/class/vhost/worker/w.5/pending_ns_now", "1200\n");
+    assert_eq!(waits(&mut observer), 1200);
+    tree.write("sys/class/vhost/worker/w.5/pending_ns_now", "7\n");
+    assert_eq!(waits(&mut observer), 7);
+}
