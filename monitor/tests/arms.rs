@@ -2,7 +2,7 @@
 
 //! The arms on the model of a host that can die, as for the monitor, before every single operation.
 
-use iocm::act::ground::{Found, Ground, WorkerState};
+use iocm::act::ground::{Found, Ground, Whom, WorkerState};
 use iocm::act::journal::{Journal, Who};
 use iocm::act::Arms;
 use iocm::failure::{Failure, Result};
@@ -261,7 +261,7 @@ impl Ground for Model {
             .collect())
     }
 
-    fn find(&mut self, _interrupts: bool) -> Result<Vec<Found>> {
+    fn find(&mut self, _interrupts: bool, _whom: Whom) -> Result<Vec<Found>> {
         let world = self.world.borrow();
         let found = world.cgroups.iter().map(|(name, text)| Found {
             who: Who::Cgroup(name.clone()),
@@ -416,11 +416,11 @@ fn what_an_operator_changed_meanwhile_stays() {
         world.cgroups.insert("a.scope".into(), text.into());
     };
     change("0");
-    arms.tend().expect("tend");
+    arms.tend(Whom::All).expect("tend");
     assert_eq!(model.world.borrow().cgroups["a.scope"], "0");
     // Whoever is put back on the core leaves it, and gets what he was given afterwards.
     change("2-3");
-    arms.tend().expect("tend");
+    arms.tend(Whom::All).expect("tend");
     assert_eq!(model.world.borrow().cgroups["a.scope"], "3");
     arms.restore().expect("restore");
     assert_eq!(model.world.borrow().cgroups["a.scope"], "2-3");

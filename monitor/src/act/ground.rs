@@ -42,6 +42,15 @@ pub struct Found {
     pub allowed: CpuSet,
 }
 
+/// Whom to look for. To look at all threads of all VMs takes some milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// Everybody.
+    All,
+    /// VMs that did not own a device when somebody was looked for the last time.
+    New,
+}
+
 /// What can be done to a host. Everything may be done again without harm.
 pub trait Ground {
     /// The workers, in the order of their numbers.
@@ -58,8 +67,9 @@ pub trait Ground {
     fn move_to(&mut self, object: Object, worker: u32) -> Result<()>;
     /// What a worker serves.
     fn served_by(&mut self, worker: u32) -> Result<Vec<VirtqueueId>>;
-    /// The VMs, and with `interrupts` the interrupts of network cards.
-    fn find(&mut self, interrupts: bool) -> Result<Vec<Found>>;
+    /// The VMs, and with `interrupts` the interrupts of network cards. Of those that are new, no
+    /// interrupts.
+    fn find(&mut self, interrupts: bool, whom: Whom) -> Result<Vec<Found>>;
     /// What is set for somebody, or `None` if he is gone.
     fn current(&mut self, who: &Who) -> Option<String>;
     /// Puts somebody on CPUs. Who is gone is no failure.
@@ -76,6 +86,8 @@ pub struct Host {
     control: Control,
     reader: Reader,
     journal: PathBuf,
+    /// The processes that owned devices when somebody was looked for.
+    known: Vec<i32>,
     /// Held as long as this monitor runs.
     _lock: File,
 }
@@ -103,6 +115,7 @@ impl Host {
         }
         Ok(Self {
             reader: Reader::open(root)?,
+            known: Vec::new(),
             root: root.clone(),
             control,
             journal: directory.join("journal.json"),
@@ -195,13 +208,13 @@ impl Ground for Host {
             .collect())
     }
 
-    fn find(&mut self, interrupts: bool) -> Result<Vec<Found>> {
+    fn find(&mut self, interrupts: bool, whom: Whom) -> Result<Vec<Found>> {
         let owners = self.reader.read()?.owners();
+        let known = std::mem::replace(&mut self.known, owners.clone());
         let mut found = Vec::new();
-        for process in owners
-            .iter()
-            .filter_map(|pid| Process::read(&self.root, *pid))
-        {
+        let wanted = |pid: &i32| whom == Whom::All || !known.contains(pid);
+        let owners = owners.into_iter().filter(wanted);
+        for process in owners.filter_map(|pid| Process::read(&self.root, pid)) {
             if let Some(cgroup) = self.own_cgroup(&process) {
                 let directory = format!("sys/fs/cgroup/{cgroup}");
                 let effective = self.root.read(format!("{directory}/cpuset.cpus.effective"));
@@ -230,7 +243,7 @@ impl Ground for Host {
                 });
             }
         }
-        if interrupts && !interrupt::irqbalance_runs(&self.root) {
+        if interrupts && whom == Whom::All && !interrupt::irqbalance_runs(&self.root) {
             for interrupt in interrupt::of_network_cards(&self.root) {
                 found.push(Found {
                     who: Who::Interrupt(interrupt.number),

@@ -14,7 +14,7 @@ use crate::failure::{Failure, Result};
 use crate::host::control::Object;
 use crate::host::topology::{cpu_list, CpuSet};
 use crate::policy::plan::{Action, Plan, Target};
-use ground::{Ground, WorkerState};
+use ground::{Ground, Whom, WorkerState};
 use journal::{Core, Journal, Phase, Place};
 use vhost_iocm_engine::engine::abi::{VirtqueueId, WorkerId};
 
@@ -63,7 +63,7 @@ impl<G: Ground> Arms<G> {
                 }
             }
         }
-        arms.tend()?;
+        arms.tend(Whom::All)?;
         Ok(arms)
     }
 
@@ -82,22 +82,30 @@ impl<G: Ground> Arms<G> {
         self.interrupts = interrupts;
     }
 
-    /// Keeps guests off the CPUs that are kept for I/O: those that came since, too. Whoever was put
-    /// elsewhere by somebody else meanwhile has a new place of his own.
+    /// Keeps guests off the CPUs that are kept for I/O: all of them, or those that came since. Whoever
+    /// was put elsewhere by somebody else meanwhile has a new place of his own.
     ///
     /// # Errors
     ///
     /// [`Failure::Refused`] if somebody would have no CPU left; nothing was changed then.
-    pub fn tend(&mut self) -> Result<()> {
+    pub fn tend(&mut self, whom: Whom) -> Result<()> {
         let kept = self.journal.kept();
         if kept.is_empty() && self.journal.places.is_empty() {
             return Ok(());
         }
         let before = self.journal.clone();
-        let found = self.ground.find(self.interrupts)?;
+        let found = self.ground.find(self.interrupts, whom)?;
+        if whom == Whom::New && found.is_empty() {
+            return Ok(());
+        }
         let mut places = Vec::new();
         let mut todo = Vec::new();
         for mut place in self.journal.places.drain(..).collect::<Vec<_>>() {
+            if whom == Whom::New {
+                let current = place.set.clone();
+                places.push((place, current));
+                continue;
+            }
             let Some(current) = self.ground.current(&place.who) else {
                 continue;
             };
@@ -249,7 +257,7 @@ impl<G: Ground> Arms<G> {
     }
 
     fn finish_taking(&mut self, cpu: u32) -> Result<()> {
-        self.tend()?;
+        self.tend(Whom::All)?;
         let parked = self.journal.cores.get(&cpu).and_then(|core| core.worker);
         let worker = match parked {
             Some(worker) => {
@@ -300,7 +308,7 @@ impl<G: Ground> Arms<G> {
         for cpu in cpus {
             self.give_back(cpu)?;
         }
-        self.tend()
+        self.tend(Whom::All)
     }
 
     /// Gives a CPU back, however far it was taken.
@@ -333,7 +341,7 @@ impl<G: Ground> Arms<G> {
         }
         self.journal.cores.remove(&cpu);
         self.ground.save(&self.journal)?;
-        self.tend()
+        self.tend(Whom::All)
     }
 
     /// Moves all that a worker serves to another one.

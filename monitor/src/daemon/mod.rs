@@ -6,7 +6,7 @@ pub mod config;
 pub mod metrics;
 pub mod observe;
 
-use crate::act::ground::Host;
+use crate::act::ground::{Host, Whom};
 use crate::act::Arms;
 use crate::arguments::Monitor;
 use crate::failure::{Failure, Result};
@@ -25,8 +25,10 @@ use signal_hook::iterator::Signals;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// How often it is made sure that guests are off the CPUs that are kept, those that came since too.
+/// How often it is made sure that guests are off the CPUs that are kept: those that came since, and
+/// all of them.
 const TEND: Duration = Duration::from_millis(500);
+const TEND_ALL: Duration = Duration::from_secs(5);
 /// For how long nothing is done after a plan failed: the first time, and at most. It doubles.
 const REST: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(60);
@@ -90,6 +92,7 @@ pub fn run(root: &Root, options: &Monitor) -> Result<()> {
     );
     let mut next = Instant::now() + daemon.interval();
     let mut tend = Instant::now();
+    let mut tend_all = tend;
     loop {
         // systemd hears of the monitor more often than it decides, if intervals are long.
         let wait = next.min(tend).saturating_duration_since(Instant::now());
@@ -111,7 +114,13 @@ pub fn run(root: &Root, options: &Monitor) -> Result<()> {
         }
         if Instant::now() >= tend {
             tend = Instant::now() + TEND;
-            daemon.tend();
+            let whom = if Instant::now() >= tend_all {
+                tend_all = Instant::now() + TEND_ALL;
+                Whom::All
+            } else {
+                Whom::New
+            };
+            daemon.tend(whom);
             let _ = sd_notify::notify(false, &[NotifyState::Watchdog]);
         }
     }
@@ -193,8 +202,11 @@ impl Daemon {
         let taken = self.arms.as_ref().map_or_else(CpuSet::new, Arms::taken);
         let observation = self.observer.observe(&self.config.limits, &taken)?;
         let plan = self.policy.decide(&observation);
+        let is_offered = self.offer.is_some();
         self.tell(|state, observer| {
-            state.update(observer.snapshot(), observer.names());
+            if is_offered {
+                state.update(observer.snapshot(), observer.names());
+            }
             state.cores = taken.len();
             state.decisions += 1;
         });
@@ -244,10 +256,10 @@ impl Daemon {
         metrics::with(&self.shared, |state| change(state, &self.observer));
     }
 
-    /// Sees to the guests that came since.
-    fn tend(&mut self) {
+    /// Sees to the guests.
+    fn tend(&mut self, whom: Whom) {
         if let Some(arms) = &mut self.arms {
-            if let Err(failure) = arms.tend() {
+            if let Err(failure) = arms.tend(whom) {
                 tracing::warn!(%failure, "guests may run on CPUs that are kept for I/O");
             }
         }

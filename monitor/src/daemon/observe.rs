@@ -9,15 +9,19 @@ use crate::host::snapshot::{self, Reader, Snapshot};
 use crate::host::topology::{self, CpuSet, Topology, Usage};
 use crate::host::Root;
 use crate::policy::{Core, Device, Limits, Observation, Place, Role, Virtqueue, Worker};
-use std::collections::BTreeMap;
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 use vhost_iocm_engine::engine::abi::{DeviceId, VirtqueueId, WorkerId};
 use vhost_iocm_engine::engine::sched::polling::Mode;
 use vhost_iocm_engine::engine::sched::standby::State;
 
-/// How often is read what changes slowly or costs much: CPUs, processes and what they used. What
-/// they used in an interval is taken to be their part of that time.
+/// How often is read what costs much: what CPUs and processes used, and who has come. What they used
+/// in an interval is taken to be their part of that time.
 const SLOW: Duration = Duration::from_millis(500);
+/// How often is read what hardly ever changes: CPUs, and the names and threads of processes.
+const SLOWEST: Duration = Duration::from_secs(5);
 
 /// The virtqueue for which the backend notifies and not the guest.
 const RECEIVE: u32 = 0;
@@ -26,7 +30,8 @@ const RECEIVE: u32 = 0;
 #[derive(Default)]
 struct Slow {
     topology: Topology,
-    /// CPUs on which virtual CPUs may run.
+    /// CPUs on which virtual CPUs may run: of each VM, and of all.
+    cpus: BTreeMap<i32, CpuSet>,
     guests: CpuSet,
     usage: BTreeMap<u32, Usage>,
     runtime: BTreeMap<i32, u64>,
@@ -41,7 +46,10 @@ pub struct Observer {
     start: Instant,
     before: (Instant, Snapshot),
     slow_at: Instant,
+    slowest_at: Instant,
     slow: Slow,
+    /// Files that say for how long a worker's work waits, open since they are read so often.
+    waits: BTreeMap<u32, File>,
     /// What CPUs and processes used per nanosecond, lately.
     usage: BTreeMap<u32, (f64, f64)>,
     runtime: BTreeMap<i32, f64>,
@@ -64,48 +72,54 @@ impl Observer {
             start: now,
             before: (now, snapshot),
             slow_at: now,
+            slowest_at: now,
             slow: Slow::default(),
+            waits: BTreeMap::new(),
             usage: BTreeMap::new(),
             runtime: BTreeMap::new(),
         };
-        observer.slow = observer.look_around(&observer.before.1);
+        let owners = observer.before.1.owners();
+        observer.look_around(&owners, true);
         Ok(observer)
     }
 
-    /// Reads what changes slowly.
-    fn look_around(&self, snapshot: &Snapshot) -> Slow {
-        let topology = Topology::read(&self.root);
-        let owners = snapshot.owners();
-        let mut guests = CpuSet::new();
-        let mut names = BTreeMap::new();
-        for process in owners
-            .iter()
-            .filter_map(|pid| Process::read(&self.root, *pid))
-        {
+    /// Reads what changes slowly, and what hardly ever changes of those that are new, or of all.
+    fn look_around(&mut self, owners: &[i32], all: bool) {
+        let slow = &mut self.slow;
+        if all {
+            slow.topology = Topology::read(&self.root);
+            slow.cpus.clear();
+        }
+        slow.cpus.retain(|pid, _| owners.contains(pid));
+        slow.names.retain(|pid, _| owners.contains(pid));
+        for pid in owners {
+            if slow.cpus.contains_key(pid) {
+                continue;
+            }
+            let Some(process) = Process::read(&self.root, *pid) else {
+                continue;
+            };
             // A process without virtual CPUs is a VM of another kind: all of its threads count.
             let some = process.threads.iter().any(|thread| thread.vcpu.is_some());
             let threads = process.threads.iter();
-            for thread in threads.filter(|thread| !some || thread.vcpu.is_some()) {
-                guests.extend(&thread.cpus);
-            }
-            names.insert(process.pid, process.name);
+            let cpus = threads
+                .filter(|thread| !some || thread.vcpu.is_some())
+                .flat_map(|thread| thread.cpus.iter().copied());
+            slow.cpus.insert(*pid, cpus.collect());
+            slow.names.insert(*pid, process.name);
         }
-        if guests.is_empty() {
-            guests = topology.online();
+        slow.guests = slow.cpus.values().flatten().copied().collect();
+        if slow.guests.is_empty() {
+            slow.guests = slow.topology.online();
         }
-        for cpu in &topology.isolated {
-            guests.remove(cpu);
+        for cpu in &slow.topology.isolated {
+            slow.guests.remove(cpu);
         }
-        Slow {
-            usage: topology::usage(&self.root),
-            runtime: owners
-                .iter()
-                .map(|pid| (*pid, Process::runtime(&self.root, *pid)))
-                .collect(),
-            topology,
-            guests,
-            names,
-        }
+        slow.usage = topology::usage(&self.root);
+        let runtimes = owners.iter();
+        slow.runtime = runtimes
+            .map(|pid| (*pid, Process::runtime(&self.root, *pid)))
+            .collect();
     }
 
     /// The names of the VMs, by their processes.
@@ -129,9 +143,19 @@ impl Observer {
         let snapshot = self.reader.read()?;
         let passed = now.duration_since(self.slow_at);
         if passed >= SLOW {
-            self.follow(&snapshot, passed);
+            let all = now.duration_since(self.slowest_at) >= SLOWEST;
+            if all {
+                self.slowest_at = now;
+            }
+            self.follow(&snapshot.owners(), passed, all);
             self.slow_at = now;
         }
+        let waits: Vec<u64> = snapshot
+            .workers
+            .iter()
+            .map(|worker| self.waits(worker.id))
+            .collect();
+        self.waits.retain(|id, _| snapshot.worker(*id).is_some());
         let interval = now.duration_since(self.before.0).as_nanos().max(1) as u64;
         let before = &self.before.1;
         let observation = Observation {
@@ -141,7 +165,8 @@ impl Observer {
             workers: snapshot
                 .workers
                 .iter()
-                .map(|worker| self.worker(worker, before.worker(worker.id), interval))
+                .zip(waits)
+                .map(|(now, waits)| self.worker(now, before.worker(now.id), waits, interval))
                 .collect(),
             devices: snapshot
                 .devices
@@ -155,26 +180,53 @@ impl Observer {
         Ok(observation)
     }
 
+    /// For how long the oldest work of a worker waits now, in nanoseconds.
+    fn waits(&mut self, id: u32) -> u64 {
+        let mut bytes = [0; 24];
+        for _ in 0..2 {
+            let file = match self.waits.entry(id) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    let worker = Object::Worker(WorkerId(id));
+                    match File::open(self.control.path(worker, "pending_ns_now")) {
+                        Ok(file) => entry.insert(file),
+                        Err(_) => return 0,
+                    }
+                }
+            };
+            if let Ok(length) = file.read_at(&mut bytes, 0) {
+                let text = String::from_utf8_lossy(&bytes[..length]);
+                return text.trim().parse().unwrap_or(0);
+            }
+            // It was that of another worker with this number.
+            self.waits.remove(&id);
+        }
+        0
+    }
+
     /// Reads again what changes slowly, and what was used since the last time.
-    fn follow(&mut self, snapshot: &Snapshot, passed: Duration) {
-        let slow = self.look_around(snapshot);
+    fn follow(&mut self, owners: &[i32], passed: Duration, all: bool) {
+        let before_usage = std::mem::take(&mut self.slow.usage);
+        let before_runtime = std::mem::take(&mut self.slow.runtime);
+        self.look_around(owners, all);
         let passed = passed.as_nanos() as f64;
         let part = |now: u64, before: u64| now.saturating_sub(before) as f64 / passed;
-        self.usage = slow
+        self.usage = self
+            .slow
             .usage
             .iter()
             .filter_map(|(cpu, now)| {
-                let before = self.slow.usage.get(cpu)?;
+                let before = before_usage.get(cpu)?;
                 let busy = part(now.busy, before.busy).min(1.0);
                 Some((*cpu, (busy, part(now.waited, before.waited))))
             })
             .collect();
-        self.runtime = slow
+        self.runtime = self
+            .slow
             .runtime
             .iter()
-            .filter_map(|(pid, now)| Some((*pid, part(*now, *self.slow.runtime.get(pid)?))))
+            .filter_map(|(pid, now)| Some((*pid, part(*now, *before_runtime.get(pid)?))))
             .collect();
-        self.slow = slow;
     }
 
     fn cores(&self, snapshot: &Snapshot, interval: u64, taken: &CpuSet) -> Vec<Core> {
@@ -208,6 +260,7 @@ impl Observer {
         &self,
         now: &snapshot::Worker,
         before: Option<&snapshot::Worker>,
+        waits: u64,
         interval: u64,
     ) -> Worker {
         let zero = snapshot::Worker::default();
@@ -222,12 +275,6 @@ impl Observer {
             ),
         };
         let id = WorkerId(now.id);
-        let waits = self
-            .control
-            .read(Object::Worker(id), "pending_ns_now")
-            .ok()
-            .and_then(|age| age.parse().ok())
-            .unwrap_or(0);
         let cpu = u32::try_from(now.cpu).ok();
         let (pending_max, pending_average) = ages(
             (now.pending_max, now.pending_average, now.works),

@@ -152,9 +152,11 @@ pub struct Snapshot {
 impl Snapshot {
     /// The virtqueues of a device.
     pub fn of_device(&self, device: u32) -> impl Iterator<Item = &Virtqueue> {
-        self.virtqueues
-            .iter()
-            .filter(move |virtqueue| virtqueue.device == device)
+        let first = self
+            .virtqueues
+            .partition_point(|virtqueue| virtqueue.device < device);
+        let rest = self.virtqueues[first..].iter();
+        rest.take_while(move |virtqueue| virtqueue.device == device)
     }
 
     /// The processes that own devices, in the order of their numbers.
@@ -179,41 +181,52 @@ impl Snapshot {
     }
 }
 
-/// The words of a record by their names.
-struct Words<'a> {
-    words: &'a [u64],
-    description: &'static [Field],
-    counters: &'static [Field],
+/// Where a word is in records of these fields, by its name. The compiler looks it up.
+const fn place(description: &[Field], counters: &[Field], name: &str) -> usize {
+    match find(description, name) {
+        Some(word) => word,
+        None => match find(counters, name) {
+            Some(word) => COUNTERS + word,
+            None => panic!("the engine has no such field"),
+        },
+    }
 }
 
+const fn find(fields: &[Field], name: &str) -> Option<usize> {
+    let name = name.as_bytes();
+    let mut index = 0;
+    while index < fields.len() {
+        let other = fields[index].name.as_bytes();
+        let mut same = 0;
+        while same < name.len() && same < other.len() && name[same] == other[same] {
+            same += 1;
+        }
+        if same == name.len() && same == other.len() {
+            return Some(fields[index].word);
+        }
+        index += 1;
+    }
+    None
+}
+
+/// A record.
+struct Words<'a>(&'a [u64]);
+
 impl Words<'_> {
-    /// Where a word is.
-    fn place(&self, name: &str) -> Option<usize> {
-        let find = |fields: &[Field]| {
-            let field = fields.iter().find(|field| field.name == name)?;
-            Some(field.word)
-        };
-        find(self.description).or_else(|| Some(COUNTERS + find(self.counters)?))
+    /// A word; 0 if the module that is loaded does not have it yet.
+    fn get(&self, place: usize) -> u64 {
+        self.0.get(place).copied().unwrap_or(0)
     }
 
-    /// A word, or the one that follows it by `offset`; 0 if the module that is loaded does not
-    /// have it yet.
-    fn get(&self, name: &str, offset: usize) -> u64 {
-        let place = self.place(name);
-        debug_assert!(place.is_some(), "the engine has no {name}");
-        place
-            .and_then(|place| self.words.get(place + offset))
-            .copied()
-            .unwrap_or(0)
-    }
-
-    /// A name.
-    fn text(&self, name: &str) -> String {
-        let bytes: Vec<u8> = (0..2)
-            .flat_map(|offset| self.get(name, offset).to_ne_bytes())
-            .take_while(|byte| *byte != 0)
-            .collect();
-        super::printable(&String::from_utf8_lossy(&bytes))
+    /// A name, which has two words.
+    fn text(&self, place: usize) -> String {
+        let mut bytes = [0; 16];
+        for (word, bytes) in (place..).zip(bytes.chunks_exact_mut(8)) {
+            bytes.copy_from_slice(&self.get(word).to_ne_bytes());
+        }
+        let length = bytes.iter().position(|byte| *byte == 0);
+        let bytes = &bytes[..length.unwrap_or(bytes.len())];
+        super::printable(&String::from_utf8_lossy(bytes))
     }
 }
 
@@ -230,6 +243,8 @@ pub struct Reader {
     file: File,
     source: Source,
     page_size: usize,
+    /// How many workers, devices and virtqueues there were last time.
+    sizes: [usize; 3],
 }
 
 /// The beginning of the file.
@@ -258,6 +273,7 @@ impl Reader {
             file,
             source: Source::Read,
             page_size: 0,
+            sizes: [0; 3],
         };
         let mut first = [0; 8 * 8];
         reader.read_at(&mut first, 0)?;
@@ -309,7 +325,13 @@ impl Reader {
     ///
     /// [`Failure::ModuleGone`].
     pub fn read(&mut self) -> Result<Snapshot> {
-        let mut snapshot = Snapshot::default();
+        let [workers, devices, virtqueues] = self.sizes;
+        let mut snapshot = Snapshot {
+            workers: Vec::with_capacity(workers),
+            devices: Vec::with_capacity(devices),
+            virtqueues: Vec::with_capacity(virtqueues),
+            default_worker: 0,
+        };
         match &mut self.source {
             Source::Read => {
                 let mut page = vec![0; self.page_size];
@@ -367,11 +389,16 @@ impl Reader {
                 }
             }
         }
-        snapshot.workers.sort_by_key(|worker| worker.id);
-        snapshot.devices.sort_by_key(|device| device.id);
+        snapshot.workers.sort_unstable_by_key(|worker| worker.id);
+        snapshot.devices.sort_unstable_by_key(|device| device.id);
         snapshot
             .virtqueues
-            .sort_by_key(|virtqueue| (virtqueue.device, virtqueue.index));
+            .sort_unstable_by_key(|virtqueue| (virtqueue.device, virtqueue.index));
+        self.sizes = [
+            snapshot.workers.len(),
+            snapshot.devices.len(),
+            snapshot.virtqueues.len(),
+        ];
         Ok(snapshot)
     }
 }
@@ -429,79 +456,78 @@ fn take_page(page: &[AtomicU64], snapshot: &mut Snapshot, tries: usize) -> bool 
 }
 
 fn take_record(kind: u64, words: &[u64], snapshot: &mut Snapshot) {
+    let words = Words(words);
+    let get = |place| words.get(place);
     if kind == Kind::Worker as u64 {
-        let words = Words {
-            words,
-            description: WorkerRecord::FIELDS,
-            counters: WorkerStats::FIELDS,
-        };
-        let get = |name| words.get(name, 0);
+        macro_rules! at {
+            ($name:literal) => {
+                const { place(WorkerRecord::FIELDS, WorkerStats::FIELDS, $name) }
+            };
+        }
         snapshot.workers.push(Worker {
-            id: get("id") as u32,
-            pid: get("pid") as i32,
-            cpu: get("cpu") as i64,
-            locked: get("locked") != 0,
-            group: get("group") as u32,
-            state: get("state"),
-            loops: get("loops"),
-            works: get("works"),
-            pending_works: get("pending_works"),
-            mm_switches: get("mm_switches"),
-            busy_time: get("busy_time"),
-            empty_poll_time: get("empty_poll_time"),
-            spare_time: get("spare_time"),
-            idle_time: get("idle_time"),
-            stolen_time: get("stolen_time"),
-            polled: get("polled"),
-            pending_max: get("pending"),
-            pending_average: words.get("pending", 1),
-            wakes: get("wakes"),
+            id: get(at!("id")) as u32,
+            pid: get(at!("pid")) as i32,
+            cpu: get(at!("cpu")) as i64,
+            locked: get(at!("locked")) != 0,
+            group: get(at!("group")) as u32,
+            state: get(at!("state")),
+            loops: get(at!("loops")),
+            works: get(at!("works")),
+            pending_works: get(at!("pending_works")),
+            mm_switches: get(at!("mm_switches")),
+            busy_time: get(at!("busy_time")),
+            empty_poll_time: get(at!("empty_poll_time")),
+            spare_time: get(at!("spare_time")),
+            idle_time: get(at!("idle_time")),
+            stolen_time: get(at!("stolen_time")),
+            polled: get(at!("polled")),
+            pending_max: get(at!("pending")),
+            pending_average: get(at!("pending") + 1),
+            wakes: get(at!("wakes")),
         });
     } else if kind == Kind::Device as u64 {
-        let words = Words {
-            words,
-            description: DeviceRecord::FIELDS,
-            counters: DeviceSettings::FIELDS,
-        };
-        let get = |name| words.get(name, 0);
+        macro_rules! at {
+            ($name:literal) => {
+                const { place(DeviceRecord::FIELDS, DeviceSettings::FIELDS, $name) }
+            };
+        }
         snapshot.devices.push(Device {
-            id: get("id") as u32,
-            owner: get("owner") as i64,
-            comm: words.text("comm"),
-            receive_backend: words.text("receive_backend"),
-            transmit_backend: words.text("transmit_backend"),
-            placed: get("placed") != 0,
-            weight: get("weight") as u32,
-            max_time_share: get("max_time_share") as u32,
+            id: get(at!("id")) as u32,
+            owner: get(at!("owner")) as i64,
+            comm: words.text(at!("comm")),
+            receive_backend: words.text(at!("receive_backend")),
+            transmit_backend: words.text(at!("transmit_backend")),
+            placed: get(at!("placed")) != 0,
+            weight: get(at!("weight")) as u32,
+            max_time_share: get(at!("max_time_share")) as u32,
         });
     } else if kind == Kind::Virtqueue as u64 {
-        let words = Words {
-            words,
-            description: VirtqueueRecord::FIELDS,
-            counters: VirtqueueStats::FIELDS,
-        };
-        let get = |name| words.get(name, 0);
+        macro_rules! at {
+            ($name:literal) => {
+                const { place(VirtqueueRecord::FIELDS, VirtqueueStats::FIELDS, $name) }
+            };
+        }
         snapshot.virtqueues.push(Virtqueue {
-            device: get("device") as u32,
-            index: get("index") as u32,
-            worker: get("worker") as u32,
-            mode: get("mode"),
-            home: get("home") != 0,
-            packets: get("packets"),
-            bytes: get("bytes"),
-            kicks: get("kicks"),
-            interrupts: get("interrupts"),
-            notif_works: get("notif_works"),
-            poll_kicks: get("poll_kicks"),
-            poll_empty: get("poll_empty"),
-            served_time: get("served_time"),
-            home_time: get("home_time"),
-            home_works: get("home_works"),
-            errors: get("errors"),
-            drops: get("drops"),
-            polled: get("polled") != 0,
-            pending_max: get("pending"),
-            pending_average: words.get("pending", 1),
+            device: get(at!("device")) as u32,
+            index: get(at!("index")) as u32,
+            worker: get(at!("worker")) as u32,
+            mode: get(at!("mode")),
+            home: get(at!("home")) != 0,
+            packets: get(at!("packets")),
+            bytes: get(at!("bytes")),
+            kicks: get(at!("kicks")),
+            interrupts: get(at!("interrupts")),
+            notif_works: get(at!("notif_works")),
+            poll_kicks: get(at!("poll_kicks")),
+            poll_empty: get(at!("poll_empty")),
+            served_time: get(at!("served_time")),
+            home_time: get(at!("home_time")),
+            home_works: get(at!("home_works")),
+            errors: get(at!("errors")),
+            drops: get(at!("drops")),
+            polled: get(at!("polled")) != 0,
+            pending_max: get(at!("pending")),
+            pending_average: get(at!("pending") + 1),
         });
     }
 }
