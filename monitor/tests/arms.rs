@@ -17,6 +17,8 @@ use vhost_iocm_engine::engine::abi::{DeviceId, VirtqueueId, WorkerId};
 
 /// CPUs of the model.
 const CPUS: u32 = 4;
+/// The VM without a cgroup, by its first thread.
+const VM: i32 = 500;
 /// Devices of the model, with two virtqueues each.
 const DEVICES: u32 = 3;
 
@@ -37,6 +39,8 @@ struct World {
     served: BTreeMap<(u32, u32), (u32, bool)>,
     /// What is set for the VMs' cgroups; empty is all CPUs.
     cgroups: BTreeMap<String, String>,
+    /// Where the threads of a VM without a cgroup may run.
+    threads: BTreeMap<i32, String>,
     /// The journal as it is on the disk.
     journal: Option<String>,
 }
@@ -61,6 +65,8 @@ impl World {
                 ("b.scope".to_owned(), "1-3".to_owned()),
             ]
             .into(),
+            // The second one was bound by somebody.
+            threads: [(VM, "0-3".to_owned()), (VM + 1, "0-1".to_owned())].into(),
             journal: None,
         }
     }
@@ -271,23 +277,31 @@ impl Ground for Model {
                 text => cpu_list(text).expect("a list"),
             },
         });
-        Ok(found.collect())
+        let threads = world.threads.iter().map(|(tid, text)| Found {
+            who: thread(*tid),
+            text: text.clone(),
+            allowed: cpu_list(text).expect("a list"),
+        });
+        Ok(found.chain(threads).collect())
     }
 
     fn current(&mut self, who: &Who) -> Option<String> {
         match who {
             Who::Cgroup(name) => self.world.borrow().cgroups.get(name).cloned(),
-            _ => None,
+            Who::Thread { tid, .. } => self.world.borrow().threads.get(tid).cloned(),
+            Who::Interrupt(_) => None,
         }
     }
 
     fn place(&mut self, who: &Who, text: &str) -> Result<()> {
         self.spend()?;
-        if let Who::Cgroup(name) = who {
-            let mut world = self.world.borrow_mut();
-            let place = world.cgroups.get_mut(name).expect("a cgroup");
-            text.clone_into(place);
-        }
+        let mut world = self.world.borrow_mut();
+        let place = match who {
+            Who::Cgroup(name) => world.cgroups.get_mut(name),
+            Who::Thread { tid, .. } => world.threads.get_mut(tid),
+            Who::Interrupt(_) => None,
+        };
+        text.clone_into(place.expect("somebody"));
         Ok(())
     }
 
@@ -301,6 +315,15 @@ impl Ground for Model {
         let text = serde_json::to_string(journal).expect("text");
         self.world.borrow_mut().journal = Some(text);
         Ok(())
+    }
+}
+
+/// A thread of the VM without a cgroup.
+fn thread(tid: i32) -> Who {
+    Who::Thread {
+        pid: VM,
+        tid,
+        start: 1,
     }
 }
 
@@ -339,6 +362,12 @@ fn check_guests(arms: &mut Arms<Model>) {
             assert_eq!(cpu_list(now), Some(left), "{name} is wrong");
         }
     }
+    for (tid, original) in World::new().threads {
+        let all = cpu_list(&original).expect("a list");
+        let left: CpuSet = all.difference(&taken).copied().collect();
+        let now = &world.threads[&tid];
+        assert_eq!(cpu_list(now), Some(left), "thread {tid} is wrong");
+    }
 }
 
 /// Gives everything back: the host is as it was before.
@@ -351,6 +380,7 @@ fn check_restored(world: World) {
     world.check();
     let fresh = World::new();
     assert_eq!(world.cgroups, fresh.cgroups);
+    assert_eq!(world.threads, fresh.threads);
     assert_eq!(world.workers, fresh.workers);
 }
 
@@ -424,6 +454,38 @@ fn what_an_operator_changed_meanwhile_stays() {
     assert_eq!(model.world.borrow().cgroups["a.scope"], "3");
     arms.restore().expect("restore");
     assert_eq!(model.world.borrow().cgroups["a.scope"], "2-3");
+}
+
+#[test]
+fn a_thread_that_was_made_off_the_core_comes_back_with_its_maker() {
+    let model = Model::new(World::new(), u32::MAX);
+    let mut arms = Arms::recover(model.clone(), false).expect("recover");
+    arms.execute(&grow(2, 1)).expect("grow");
+    let set = |tid: i32, text: &str| {
+        let mut world = model.world.borrow_mut();
+        world.threads.insert(tid, text.into());
+    };
+    assert_eq!(model.world.borrow().threads[&VM], "0-1,3");
+    // One that inherits what its maker has, one that somebody has bound, and one that is seen for
+    // the first time when everything is given back.
+    set(VM + 2, "0-1,3");
+    set(VM + 3, "0");
+    arms.tend(Whom::All).expect("tend");
+    set(VM + 4, "0-1,3");
+    arms.restore().expect("restore");
+    let world = model.world.borrow();
+    let threads: Vec<&str> = world.threads.values().map(String::as_str).collect();
+    assert_eq!(threads, ["0-3", "0-1", "0-3", "0", "0-3"]);
+    drop(world);
+    // Where somebody had bound a thread before is where it stays.
+    let mut world = World::new();
+    world.threads.insert(VM + 1, "0-1,3".into());
+    let model = Model::new(world, u32::MAX);
+    let mut arms = Arms::recover(model.clone(), false).expect("recover");
+    arms.execute(&grow(2, 1)).expect("grow");
+    arms.tend(Whom::All).expect("tend");
+    arms.restore().expect("restore");
+    assert_eq!(model.world.borrow().threads[&(VM + 1)], "0-1,3");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 //! What the monitor has changed on the host, so that it can be undone whenever the monitor ends.
 
+use super::ground::Found;
 use crate::host::topology::{cpu_list, format_cpus, CpuSet};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -23,6 +24,16 @@ pub enum Who {
     },
     /// An interrupt of a network card.
     Interrupt(u32),
+}
+
+impl Who {
+    /// The process of a thread.
+    pub fn process(&self) -> Option<i32> {
+        match self {
+            Self::Thread { pid, .. } => Some(*pid),
+            _ => None,
+        }
+    }
 }
 
 /// Where somebody was, and was put.
@@ -62,6 +73,18 @@ impl Place {
             _ => self.allowed.difference(kept).copied().collect(),
         };
         (!wanted.is_empty()).then(|| format_cpus(&wanted))
+    }
+
+    /// Whether it is elsewhere than before the monitor came.
+    pub fn is_away(&self) -> bool {
+        self.set != self.original
+    }
+
+    /// Whether a thread that was not there before is likely to be of this one's making: it has
+    /// inherited where the monitor has put this one, and belongs where this one was.
+    pub fn made(&self, found: &Found) -> bool {
+        let same = self.who.process().is_some() && self.who.process() == found.who.process();
+        same && self.is_away() && cpu_list(&self.set) == cpu_list(&found.text)
     }
 
     /// Whether this is a value that the monitor has set or found.

@@ -14,8 +14,9 @@ use crate::failure::{Failure, Result};
 use crate::host::control::Object;
 use crate::host::topology::{cpu_list, CpuSet};
 use crate::policy::plan::{Action, Plan, Target};
-use ground::{Ground, Whom, WorkerState};
-use journal::{Core, Journal, Phase, Place};
+use ground::{Found, Ground, Whom, WorkerState};
+use journal::{Core, Journal, Phase, Place, Who};
+use std::collections::BTreeSet;
 use vhost_iocm_engine::engine::abi::{VirtqueueId, WorkerId};
 
 /// What was done of a plan.
@@ -117,17 +118,36 @@ impl<G: Ground> Arms<G> {
             }
             places.push((place, current));
         }
+        let is_kept_from = |found: &Found| match found.who {
+            Who::Interrupt(_) => !kept.is_empty(),
+            _ => !found.allowed.is_disjoint(&kept),
+        };
+        // All threads of a process are noted if one of them moves, to know later who is new.
+        let mut processes: BTreeSet<i32> = places
+            .iter()
+            .filter_map(|(place, _)| place.who.process())
+            .collect();
+        let moving = found.iter().filter(|found| is_kept_from(found));
+        processes.extend(moving.filter_map(|found| found.who.process()));
         for found in found {
-            let concerned = match found.who {
-                journal::Who::Interrupt(_) => !kept.is_empty(),
-                _ => !found.allowed.is_disjoint(&kept),
-            };
-            if concerned && !places.iter().any(|(place, _)| place.who == found.who) {
-                places.push((
-                    Place::new(found.who, found.text.clone(), found.allowed),
-                    found.text,
-                ));
+            if places.iter().any(|(place, _)| place.who == found.who) {
+                continue;
             }
+            let current = found.text.clone();
+            let process = found.who.process();
+            let is_noted = process.is_some_and(|pid| processes.contains(&pid));
+            let place = match places.iter().find(|(place, _)| place.made(&found)) {
+                Some((creator, _)) => Place {
+                    who: found.who,
+                    before: found.text,
+                    ..creator.clone()
+                },
+                None if is_noted || is_kept_from(&found) => {
+                    Place::new(found.who, found.text, found.allowed)
+                }
+                None => continue,
+            };
+            places.push((place, current));
         }
         for (place, current) in &mut places {
             let Some(wanted) = place.wanted(&kept) else {
@@ -153,11 +173,19 @@ impl<G: Ground> Arms<G> {
         for (who, wanted) in todo {
             self.ground.place(&who, &wanted)?;
         }
-        // Who is where he was before is nobody's business any more.
+        // Who is where he was before is nobody's business any more, unless others of his are not.
         let moved = self.journal.places.len();
-        self.journal
+        let away: BTreeSet<i32> = self
+            .journal
             .places
-            .retain(|place| place.set != place.original);
+            .iter()
+            .filter(|place| place.is_away())
+            .filter_map(|place| place.who.process())
+            .collect();
+        self.journal.places.retain(|place| {
+            let process = place.who.process();
+            place.is_away() || process.is_some_and(|pid| away.contains(&pid))
+        });
         if self.journal.places.len() != moved {
             self.ground.save(&self.journal)?;
         }
