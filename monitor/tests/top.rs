@@ -96,6 +96,13 @@ fn utilisation_rates_and_names_fit_on_80_columns() {
 }
 
 #[test]
+fn a_host_without_devices_has_no_packets() {
+    let top = Top::new(Snapshot::default(), BTreeMap::new());
+    let title = &picture(&top)[0];
+    assert!(title.contains("  0 packets/s"), "{title}");
+}
+
+#[test]
 fn devices_are_sorted_and_filtered() {
     let mut top = top();
     keys(&mut top, "s");

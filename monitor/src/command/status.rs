@@ -123,8 +123,9 @@ pub fn time(nanoseconds: u64) -> String {
 
 /// A number with a suffix for thousands.
 pub fn count(number: f64) -> String {
-    match number {
-        ..1e4 => format!("{number:.0}"),
+    // The sum of nothing is -0.
+    match number + 0.0 {
+        number @ ..1e4 => format!("{number:.0}"),
         ..1e7 => format!("{:.1}k", number / 1e3),
         ..1e10 => format!("{:.1}M", number / 1e6),
         _ => format!("{:.1}G", number / 1e9),
