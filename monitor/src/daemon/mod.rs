@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 /// How often it is made sure that guests are off the CPUs that are kept: those that came since, and
 /// all of them.
 const TEND: Duration = Duration::from_millis(500);
-const TEND_ALL: Duration = Duration::from_secs(5);
+const TEND_ALL: Duration = Duration::from_secs(10);
 /// For how long nothing is done after a plan failed: the first time, and at most. It doubles.
 const REST: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(60);

@@ -21,7 +21,7 @@ use vhost_iocm_engine::engine::sched::standby::State;
 /// in an interval is taken to be their part of that time.
 const SLOW: Duration = Duration::from_millis(500);
 /// How often is read what hardly ever changes: CPUs, and the names and threads of processes.
-const SLOWEST: Duration = Duration::from_secs(5);
+const SLOWEST: Duration = Duration::from_secs(10);
 
 /// The virtqueue for which the backend notifies and not the guest.
 const RECEIVE: u32 = 0;

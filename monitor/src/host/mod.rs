@@ -58,6 +58,10 @@ impl Root {
 
 /// A name that somebody else has chosen, without what a terminal would obey.
 pub fn printable(name: &str) -> String {
+    // Nearly all names are of these letters, and they are read a hundred times in a second.
+    if name.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return name.to_owned();
+    }
     name.chars()
         .map(|letter| if letter.is_control() { '?' } else { letter })
         .collect()
