@@ -15,7 +15,7 @@ if ((last > 1)); then
 	others=0-$((last - 1))
 fi
 # How often the monitor is killed.
-kills=20
+kills=10
 
 # monitor_starts FEWEST MOST: starts a monitor that keeps so many cores. Variable told says where it
 # tells of itself. The defaults do not fit an emulated machine: its guests are too slow to have work
