@@ -72,6 +72,9 @@ struct TcpArguments {
     /// Bytes to receive from the peer, at the same time.
     #[arg(long, default_value_t = 0)]
     receive: u64,
+    /// Send and receive until SIGTERM or SIGINT.
+    #[arg(long, conflicts_with_all = ["send", "receive"])]
+    endless: bool,
     /// Seconds without progress after which the run has failed.
     #[arg(long, default_value_t = 30)]
     patience: u64,
@@ -84,11 +87,7 @@ fn main() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Udp(arguments) => {
-            let stop = Arc::new(AtomicBool::new(false));
-            for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-                signal_hook::flag::register(signal, Arc::clone(&stop))
-                    .context("cannot catch the signal that ends the run")?;
-            }
+            let stop = stopped_by_signal()?;
             let outcome = udp::run(
                 &udp::Plan {
                     to: arguments.to,
@@ -104,17 +103,36 @@ fn main() -> Result<ExitCode> {
             Ok(exit_code(outcome.passed))
         }
         Command::Tcp(arguments) => {
-            let outcome = tcp::run(&tcp::Plan {
-                to: arguments.to,
-                send: arguments.send,
-                receive: arguments.receive,
-                patience: Duration::from_secs(arguments.patience),
-            })?;
+            // What has an end of its own is ended by a signal at once.
+            let (stop, send, receive) = if arguments.endless {
+                (stopped_by_signal()?, tcp::ENDLESS, tcp::ENDLESS)
+            } else {
+                (Arc::default(), arguments.send, arguments.receive)
+            };
+            let outcome = tcp::run(
+                &tcp::Plan {
+                    to: arguments.to,
+                    send,
+                    receive,
+                    patience: Duration::from_secs(arguments.patience),
+                },
+                &stop,
+            )?;
             println!("{}", serde_json::to_string(&outcome)?);
             eprintln!("{outcome}");
             Ok(exit_code(outcome.passed))
         }
     }
+}
+
+/// Becomes true when the run is to be brought to its end.
+fn stopped_by_signal() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .context("cannot catch the signal that ends the run")?;
+    }
+    Ok(stop)
 }
 
 fn exit_code(passed: bool) -> ExitCode {

@@ -261,13 +261,31 @@ mod tests {
 
     #[test]
     fn streams_are_verified_both_ways() {
-        let outcome = tcp::run(&tcp::Plan {
+        let plan = tcp::Plan {
             to: server(),
             send: 1_000_000,
             receive: 2_000_000,
             patience: Duration::from_secs(10),
-        })
-        .unwrap();
+        };
+        let outcome = tcp::run(&plan, &Arc::default()).unwrap();
+        assert!(outcome.passed, "{outcome}");
+    }
+
+    #[test]
+    fn streams_without_an_end_are_verified_until_they_are_stopped() {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            told.store(true, Ordering::Relaxed);
+        });
+        let plan = tcp::Plan {
+            to: server(),
+            send: tcp::ENDLESS,
+            receive: tcp::ENDLESS,
+            patience: Duration::from_secs(60),
+        };
+        let outcome = tcp::run(&plan, &stop).unwrap();
         assert!(outcome.passed, "{outcome}");
     }
 }

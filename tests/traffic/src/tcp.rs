@@ -3,11 +3,14 @@
 //!
 //! The client says how much it will send and how much it wants; then both directions run at the same
 //! time. Data travels in frames of a sequence number, a length and a checksum. At the end the server
-//! says what it verified.
+//! says what it verified. Streams without a fixed end are ended by an empty frame, first the client's
+//! and then, as an answer, the server's.
 
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +26,9 @@ const HEADER_LENGTH: usize = 16;
 const FRAME_PAYLOAD: usize = 65536 - HEADER_LENGTH;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"iocm-tcp");
+
+/// In the place of a number of bytes: until the client is told to stop.
+pub const ENDLESS: u64 = u64::MAX;
 
 /// What one receiver verified.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -69,9 +75,12 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Runs `plan`.
-pub fn run(plan: &Plan) -> Result<Outcome> {
-    ensure!(plan.send + plan.receive > 0, "nothing to send or receive");
+/// Runs `plan`; when `stop` becomes true endless streams are brought to their end.
+pub fn run(plan: &Plan, stop: &Arc<AtomicBool>) -> Result<Outcome> {
+    ensure!(
+        plan.send > 0 || plan.receive > 0,
+        "nothing to send or receive"
+    );
     let mut stream = connect(plan)?;
     set_patience(&stream, plan.patience)?;
     let started = Instant::now();
@@ -80,7 +89,7 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
             .write_all(&value.to_le_bytes())
             .context("cannot send the request")?;
     }
-    let back = exchange(&stream, plan.send, plan.receive)?;
+    let (sent, back) = exchange(&stream, plan.send, plan.receive, stop)?;
 
     let length = read_u64(&mut stream).context("the peer's report did not arrive")?;
     ensure!(length < 65536, "the peer's report is too long");
@@ -92,10 +101,13 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     let there: Verified =
         serde_json::from_slice(&report).context("the peer's report makes no sense")?;
 
-    let complete = |verified: &Verified, due| verified.bytes == due && verified.error.is_none();
+    // An endless stream without an error was received up to the frame that ends it.
+    let complete = |verified: &Verified, due| {
+        verified.error.is_none() && (due == ENDLESS || verified.bytes == due)
+    };
     Ok(Outcome {
         protocol: "tcp",
-        passed: complete(&there, plan.send) && complete(&back, plan.receive),
+        passed: complete(&there, sent) && complete(&back, plan.receive),
         there,
         back,
         seconds: started.elapsed().as_secs_f64(),
@@ -111,7 +123,7 @@ pub fn answer(mut stream: TcpStream, patience: Duration) -> Result<()> {
     );
     let receive = read_u64(&mut stream)?;
     let send = read_u64(&mut stream)?;
-    let verified = exchange(&stream, send, receive)?;
+    let (_, verified) = exchange(&stream, send, receive, &Arc::default())?;
     let report = serde_json::to_vec(&verified)?;
     stream.write_all(&(report.len() as u64).to_le_bytes())?;
     stream.write_all(&report)?;
@@ -138,16 +150,27 @@ fn set_patience(stream: &TcpStream, patience: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Sends and receives at the same time; a damaged stream is a result, a broken connection an error.
-fn exchange(stream: &TcpStream, send: u64, receive: u64) -> Result<Verified> {
+/// Sends and receives at the same time, and returns how many bytes were sent and what was received; a
+/// damaged stream is a result, a broken connection an error. An endless stream is sent until `stop`
+/// is true, which the end of what is received brings about as well.
+fn exchange(
+    stream: &TcpStream,
+    send: u64,
+    receive: u64,
+    stop: &Arc<AtomicBool>,
+) -> Result<(u64, Verified)> {
     let mut sending = stream.try_clone().context("cannot share the connection")?;
     let mut receiving = stream.try_clone().context("cannot share the connection")?;
-    let sender = thread::spawn(move || send_frames(&mut sending, send));
+    let told = Arc::clone(stop);
+    let sender = thread::spawn(move || send_frames(&mut sending, send, &told));
     let verified = receive_frames(&mut receiving, receive);
-    sender
+    if receive == ENDLESS {
+        stop.store(true, Ordering::Relaxed);
+    }
+    let sent = sender
         .join()
         .map_err(|_| anyhow!("the sending thread died"))??;
-    Ok(verified)
+    Ok((sent, verified))
 }
 
 fn checksum(sequence: u64, payload: &[u8]) -> u32 {
@@ -157,7 +180,8 @@ fn checksum(sequence: u64, payload: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn send_frames(stream: &mut impl Write, total: u64) -> Result<()> {
+/// Returns how many bytes of payload were sent.
+fn send_frames(stream: &mut impl Write, total: u64, stop: &AtomicBool) -> Result<u64> {
     let pattern = Pattern::new(FRAME_PAYLOAD);
     let mut frame = Vec::with_capacity(HEADER_LENGTH + FRAME_PAYLOAD);
     let mut left = total;
@@ -165,7 +189,12 @@ fn send_frames(stream: &mut impl Write, total: u64) -> Result<()> {
         if left == 0 {
             break;
         }
-        let length = usize::try_from(left).map_or(FRAME_PAYLOAD, |left| left.min(FRAME_PAYLOAD));
+        let ending = total == ENDLESS && stop.load(Ordering::Relaxed);
+        let length = if ending {
+            0
+        } else {
+            usize::try_from(left).map_or(FRAME_PAYLOAD, |left| left.min(FRAME_PAYLOAD))
+        };
         let payload = pattern.window(sequence, length);
         frame.clear();
         frame.extend_from_slice(&sequence.to_le_bytes());
@@ -174,8 +203,11 @@ fn send_frames(stream: &mut impl Write, total: u64) -> Result<()> {
         frame.extend_from_slice(payload);
         stream.write_all(&frame).context("cannot send")?;
         left -= length as u64;
+        if ending {
+            break;
+        }
     }
-    Ok(())
+    Ok(total - left)
 }
 
 fn receive_frames(stream: &mut impl Read, total: u64) -> Verified {
@@ -184,6 +216,12 @@ fn receive_frames(stream: &mut impl Read, total: u64) -> Verified {
     let mut sequence = 0;
     while verified.bytes < total {
         match receive_frame(stream, sequence, &mut payload) {
+            Ok(0) => {
+                if total != ENDLESS {
+                    verified.error = Some("it ended early".to_owned());
+                }
+                break;
+            }
             Ok(length) => verified.bytes += length as u64,
             Err(error) => {
                 // The boundaries of further frames are unknown, so nothing more can be verified.
@@ -225,7 +263,7 @@ mod tests {
 
     fn stream_of(total: u64) -> Vec<u8> {
         let mut stream = Vec::new();
-        send_frames(&mut stream, total).unwrap();
+        send_frames(&mut stream, total, &AtomicBool::new(false)).unwrap();
         stream
     }
 
@@ -248,6 +286,18 @@ mod tests {
             let verified = receive_frames(&mut damaged.as_slice(), total);
             assert!(verified.error.is_some(), "byte {position}");
         }
+    }
+
+    #[test]
+    fn an_empty_frame_ends_endless_streams_only() {
+        let mut stream = Vec::new();
+        let sent = send_frames(&mut stream, ENDLESS, &AtomicBool::new(true)).unwrap();
+        assert_eq!((sent, stream.len()), (0, HEADER_LENGTH));
+        assert!(receive_frames(&mut stream.as_slice(), ENDLESS)
+            .error
+            .is_none());
+        assert!(receive_frames(&mut stream.as_slice(), 1).error.is_some());
+        assert!(receive_frames(&mut [].as_slice(), ENDLESS).error.is_some());
     }
 
     #[test]
