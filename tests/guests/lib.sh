@@ -69,16 +69,30 @@ network_stop() {
 	ip link delete "$bridge"
 }
 
+# tap_start NAME [FLAG]: a tap on the bridge; FLAG is multi_queue. Variable mtu applies.
+tap_start() {
+	if [[ ! -e /sys/class/net/$1 ]]; then
+		ip tuntap add dev "$1" mode tap vnet_hdr ${2:+"$2"}
+	fi
+	ip link set dev "$1" mtu "${mtu:-1500}" master "$bridge" up
+}
+
 # guest_start NAME NUMBER DEVICE [NETDEV]: boots a guest and waits for its agent.
 # NUMBER gives its addresses; DEVICE and NETDEV are options added to QEMU's
-# virtio-net-pci device and tap back end. Variable mtu applies.
+# virtio-net-pci device and tap back end. These variables apply, too:
+#   mtu         of guest, tap and bridge (1500)
+#   machine     QEMU's machine type, with its properties (pc)
+#   memory      QEMU's option -m (128)
+#   processors  of the guest (1)
+#   words       more of the guest's kernel's command line
+#   options     more of QEMU's options, divided by blanks
+#   tap         where QEMU finds the tap (by its name; one that is not there is made)
 guest_start() {
 	local name=$1 attempt mtu=${mtu:-1500}
 
-	if [[ ! -e /sys/class/net/$name ]]; then
-		ip tuntap add dev "$name" mode tap vnet_hdr
+	if [[ -z ${tap:-} ]]; then
+		tap_start "$name"
 	fi
-	ip link set dev "$name" mtu "$mtu" master "$bridge" up
 	ip link set "$bridge" mtu "$mtu"
 
 	for attempt in 1 2 3; do
@@ -104,21 +118,25 @@ guest_boot() {
 	local directory=$guests/$name
 	rm -rf "$directory"
 	mkdir "$directory"
-	mkfifo "$directory"/control.{in,out}
+	mkfifo "$directory"/{control,qmp}.{in,out}
 	echo "$subnet.1$number:$port" >"$directory/address"
 
 	# Where everything is emulated, a machine of few devices and firmware that does little
 	# take a third of the boot away. The timer is periodic for the same reason as in scripts/vm:
 	# on emulated SVM an idle guest sleeps for minutes now and then, as if it had lost one.
+	# shellcheck disable=SC2086 # more options, to be split
 	qemu-system-x86_64 -name "$name" -nodefaults -no-user-config -display none \
-		-machine pc,accel=kvm,usb=off,smbus=off,vmport=off,hpet=off -cpu host -m 128 -bios qboot.rom \
+		-machine "${machine:-pc},accel=kvm,usb=off,smbus=off,vmport=off,hpet=off" -cpu host \
+		-m "${memory:-128}" -smp "${processors:-1}" -bios qboot.rom \
 		-kernel "$VHOST_IOCM_GUEST_KERNEL" -initrd "$image" \
-		-append "console=ttyS0 quiet panic=-1 nohz=off highres=off address=$subnet.1$number/24 mtu=$mtu" \
+		-append "console=ttyS0 quiet panic=-1 nohz=off highres=off address=$subnet.1$number/24 mtu=${mtu:-1500} ${words:-}" \
 		-serial "file:$directory/console" \
 		-chardev "pipe,id=control,path=$directory/control" \
 		-device virtio-serial-pci -device virtserialport,chardev=control \
-		-netdev "tap,id=net,ifname=$name,script=no,downscript=no,vhost=on${netdev:+,$netdev}" \
-		-device "virtio-net-pci,netdev=net,romfile=,mq=on,mac=52:54:00:12:34:1$number${device:+,$device}" \
+		-chardev "pipe,id=qmp,path=$directory/qmp" -mon chardev=qmp,mode=control \
+		${options:-} \
+		-netdev "tap,id=net,${tap:-ifname=$name,script=no,downscript=no},vhost=on${netdev:+,$netdev}" \
+		-device "virtio-net-pci,id=nic,netdev=net,romfile=,mq=on,mac=52:54:00:12:34:1$number${device:+,$device}" \
 		>"$directory/qemu" 2>&1 &
 	echo $! >"$directory/pid"
 }
@@ -133,6 +151,8 @@ guest_pid() {
 guest_is_stuck() {
 	local file before
 	file=$(compgen -G "/sys/kernel/debug/kvm/$(guest_pid "$1")-*/irq_injections") || return 1
+	# One that was told to stand still has not lost anything.
+	[[ $(qmp "$1" query-status) == *'"running": true'* ]] || return 1
 	before=$(<"$file")
 	sleep 2
 	[[ $(<"$file") == "$before" ]]
@@ -184,6 +204,36 @@ guest_run() {
 	fail "guest $name did not finish: $command"
 }
 
+# qmp NAME COMMAND [ARGUMENTS]: has the guest's QEMU execute a command of its machine protocol and
+# prints the answer. ARGUMENTS are a JSON object. What QEMU tells by itself meanwhile is kept.
+qmp() {
+	local directory=$guests/$1 arguments=${3:-}
+	local token=$RANDOM$RANDOM line in out deadline=$((SECONDS + patience))
+	if [[ ! -e $directory/events ]]; then
+		: >"$directory/events"
+		qmp "$1" qmp_capabilities >/dev/null || return
+	fi
+	exec {in}<>"$directory/qmp.in" {out}<>"$directory/qmp.out"
+	printf '{"execute": "%s", %s"id": "%s"}\n' "$2" "${arguments:+\"arguments\": $arguments, }" "$token" >&"$in"
+	while ((SECONDS < deadline)); do
+		read -r -t $((deadline - SECONDS)) -u "$out" line || break
+		if [[ $line == *"\"id\": \"$token\""* ]]; then
+			exec {in}>&- {out}>&-
+			echo "$line"
+			[[ $line == '{"return"'* ]]
+			return
+		fi
+		echo "$line" >>"$directory/events"
+	done
+	guest_log "$1"
+	fail "QEMU of guest $1 did not answer $2"
+}
+
+# qmp_told NAME EVENT: true when QEMU has told of such an event.
+qmp_told() {
+	qmp "$1" query-status >/dev/null && grep -q "\"event\": \"$2\"" "$guests/$1/events"
+}
+
 # The guest's kernel starts anew under the same QEMU.
 guest_reboot() {
 	local in
@@ -218,8 +268,14 @@ guest_stop() {
 	ip link delete dev "$name"
 }
 
-# Prints the d.N that serves tap NAME; fails when no device of the module does.
+# Prints the d.N that serves tap NAME, or each of them; fails when no device of the module does.
 device_of() {
+	local devices
+	devices=$(devices_of "$1")
+	[[ $devices ]] && echo "${devices%%$'\n'*}"
+}
+
+devices_of() {
 	local file device key rest
 	for file in "$class"/dev/d.*/status; do
 		device=${file%/status}
@@ -227,11 +283,9 @@ device_of() {
 		while IFS=: read -r key rest; do
 			if [[ $key == backend && $rest == "$1" ]]; then
 				echo "${device##*/}"
-				return
 			fi
 		done <<<"$(cat "$file" 2>/dev/null)"
 	done
-	return 1
 }
 
 # value PATH NAME: one value of a status file. That is read as a whole: bash goes back to the end
@@ -253,12 +307,13 @@ queue_of() {
 	echo "vq/vq.${1#d.}.$2"
 }
 
-# Reads into array now what tap NAME and the module's device count: packets and bytes of
-# the tap towards the guest, of the receive queue, and of both from the guest. The
+# Reads into array now what tap NAME and the module's devices count: packets and bytes of
+# the tap towards the guest, of the receive queues, and of both from the guest. The
 # tap's view is the host's: what it receives the guest has sent.
 counters() {
-	local device queue direction count
-	device=$(device_of "$1") || fail "no device of the module serves $1" || return
+	local device devices queue direction count sum
+	devices=$(devices_of "$1")
+	[[ $devices ]] || fail "no device of the module serves $1" || return
 	now=()
 	for queue in 0 1; do
 		direction=tx
@@ -269,15 +324,19 @@ counters() {
 			now+=("$(<"/sys/class/net/$1/statistics/${direction}_$count")")
 		done
 		for count in packets bytes; do
-			now+=("$(value "$(queue_of "$device" "$queue")" "handled_$count")")
+			sum=0
+			for device in $devices; do
+				sum=$((sum + $(value "$(queue_of "$device" "$queue")" "handled_$count")))
+			done
+			now+=("$sum")
 		done
 	done
 }
 
-# Starts an account of guest NAME's traffic.
+# Starts an account of what passes tap NAME.
 account_open() {
 	counters "$1"
-	echo "${now[*]}" >"$guests/$1/account"
+	echo "${now[*]}" >"$guests/account-$1"
 }
 
 # Reads what went through since account_open into array delta, in the order of
@@ -285,7 +344,7 @@ account_open() {
 account_balances() {
 	local -a before
 	local i
-	read -ra before <"$guests/$1/account"
+	read -ra before <"$guests/account-$1"
 	counters "$1" || return
 	delta=()
 	for i in "${!now[@]}"; do
