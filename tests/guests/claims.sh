@@ -46,9 +46,7 @@ run_plan() {
 		) >"$log" 2>&1
 		status=$?
 		set -e
-		if ((status == skipped)); then
-			echo "ok $text # SKIP $(tail -n 1 "$log")"
-		elif ((status == 0)); then
+		if ((status == 0)); then
 			echo "ok $text"
 			# The same is said in words.
 			sed '/^{/d; s/^/# /' "$log"
@@ -109,7 +107,7 @@ served_by_stock() {
 
 served_by_module() {
 	local device
-	device=$(device_of "$1")
+	device=$(device_of "${card:-$1}")
 	[[ $(<"$class/dev/$device/owner") == "$(guest_pid "$1")" ]]
 	[[ $(value "dev/$device" comm) == qemu-system-x86 ]]
 }
@@ -191,28 +189,28 @@ again() {
 	done
 }
 
-# A case that makes no sense here says why and returns this.
-skipped=4
-
-# Resets the device and its interrupts. On emulated SVM a guest loses its time over that more
-# often than not, for a minute and more, and everything then waits for everything.
-resets_device() {
-	if emulated; then
-		echo "a guest loses its time over it on an emulated host"
-		return "$skipped"
+# reloads NAME TIMES: packets pass each time that the guest's driver has let go of the device and
+# taken it again. The tap may count more than the module: without a driver QEMU reads it.
+reloads() {
+	local name=$1 times=$2 count=50
+	traffic_opens "$name"
+	limit=$((4 * patience)) guest_run "$name" "(
+		for i in \$(seq $times); do rebind && traffic udp --to $host --count $count >/dev/null 2>/tmp/log || { cat /tmp/log; exit 1; }; done
+	)"
+	if [[ $stock ]]; then
+		stock_ran "$name"
+		return
 	fi
-	"$@"
-}
-
-driver_reload() {
-	guest_run "$1" rebind
+	account_balances "$name" || true
+	echo "through the module: ${delta[2]} packets to $name, ${delta[6]} packets from it"
+	((delta[2] >= times * count && delta[6] >= times * count))
 }
 
 # stops NAME [SIGNAL]: the module lets go of the guest's device.
 stops() {
 	guest_stop "$@"
 	if [[ ! $stock ]]; then
-		until_true "$patience" no_device_of "$1"
+		until_true "$patience" no_device_of "${card:-$1}"
 	fi
 }
 

@@ -116,7 +116,11 @@ guest_start() {
 
 guest_boot() {
 	local name=$1 number=$2 device=$3 netdev=${4:-}
-	local directory=$guests/$name
+	local directory=$guests/$name accelerator=kvm processor=host
+	# User Mode Linux has no KVM.
+	if [[ ! -e /dev/kvm ]]; then
+		accelerator=tcg processor=max,-svm
+	fi
 	rm -rf "$directory"
 	mkdir "$directory"
 	mkfifo "$directory"/{control,qmp}.{in,out}
@@ -124,10 +128,11 @@ guest_boot() {
 
 	# Where everything is emulated, a machine of few devices and firmware that does little
 	# take a third of the boot away. The timer is periodic for the same reason as in scripts/vm:
-	# on emulated SVM an idle guest sleeps for minutes now and then, as if it had lost one.
+	# on emulated SVM an idle guest sleeps for minutes now and then, as if it had lost one. A guest
+	# with a timer that counts to a deadline arms it anew for each tick, even a periodic one.
 	# shellcheck disable=SC2086 # more options, to be split
 	qemu-system-x86_64 -name "$name" -nodefaults -no-user-config -display none \
-		-machine "${machine:-pc},accel=kvm,usb=off,smbus=off,vmport=off,hpet=off" -cpu host \
+		-machine "${machine:-pc},accel=$accelerator,usb=off,smbus=off,vmport=off,hpet=off" -cpu "$processor,-tsc-deadline" \
 		-m "${memory:-128}" -smp "${processors:-1}" -bios qboot.rom \
 		-kernel "$VHOST_IOCM_GUEST_KERNEL" -initrd "$image" \
 		-append "console=ttyS0 quiet panic=-1 nohz=off highres=off address=$subnet.1$number/24 mtu=${mtu:-1500} ${words:-}" \
@@ -163,7 +168,7 @@ guest_address() {
 	echo "$(<"$guests/$1/address")"
 }
 
-# The agent says so after every boot. Fails at once when KVM has given the guest up.
+# The agent says so after every boot. Fails at once when QEMU has ended or KVM has given the guest up.
 guest_wait_ready() {
 	local name=$1 line control begun='' deadline=$((SECONDS + patience))
 	exec {control}<>"$guests/$name/control.out"
@@ -172,7 +177,8 @@ guest_wait_ready() {
 			line=$begun$line begun=
 		else
 			begun+=$line line=
-			if ((SECONDS < deadline)) && ! grep -q "KVM internal error" "$guests/$name/qemu"; then
+			if ((SECONDS < deadline)) && ! process_is_gone "$(guest_pid "$name")" &&
+				! grep -q "KVM internal error" "$guests/$name/qemu"; then
 				continue
 			fi
 			exec {control}>&-
@@ -184,13 +190,13 @@ guest_wait_ready() {
 	exec {control}>&-
 }
 
-# guest_run NAME COMMAND: runs it in the guest, hands on output and status.
+# guest_run NAME COMMAND: runs it in the guest, hands on output and status. Lines are joined.
 # Variable limit says how long it may take.
 guest_run() {
 	local name=$1 command=$2 token=$RANDOM$RANDOM line begun='' in out
 	local deadline=$((SECONDS + ${limit:-$((patience * 2))}))
 	exec {in}<>"$guests/$name/control.in" {out}<>"$guests/$name/control.out"
-	printf '%s %s\n' "$token" "$command" >&"$in"
+	printf '%s %s\n' "$token" "${command//$'\n'/ }" >&"$in"
 	while ((SECONDS < deadline)); do
 		if ! read -r -t 5 -u "$out" line; then
 			begun+=$line
@@ -345,17 +351,17 @@ counters() {
 # the other: a frame that came in between would be missing from the account for ever. One may come
 # whenever host or guest asks by ARP whether the other is still there.
 account_open() {
-	until_true "$patience" rests "$1" || fail "packets of $1 pass already" || return
-	echo "${now[*]}" >"$guests/account-$1"
-}
-
-# True when two readings, one after the other, are the same.
-rests() {
-	local before
+	local before deadline=$((SECONDS + patience))
 	counters "$1" || return
-	before=${now[*]}
-	sleep 0.1
-	counters "$1" && [[ ${now[*]} == "$before" ]]
+	until
+		before=${now[*]}
+		sleep 0.1
+		counters "$1" || return
+		[[ ${now[*]} == "$before" ]]
+	do
+		((SECONDS < deadline)) || fail "packets of $1 pass already" || return
+	done
+	echo "${now[*]}" >"$guests/account-$1"
 }
 
 # Reads what went through since account_open into array delta, in the order of
