@@ -82,7 +82,7 @@ check-layers: setup
 
 .PHONY: check-shell
 check-shell: setup
-	@shellcheck --external-sources $$(grep -rlE '^#!.*\b(bash|sh)$$' scripts tests .ci)
+	@shellcheck --external-sources $$(grep -rlE '^#!.*\b(bash|sh)$$' scripts tests .ci) tests/guests/suites/*
 
 .PHONY: check-known-bugs
 check-known-bugs: setup
@@ -122,10 +122,13 @@ fuzz: setup ## fuzz the ring engine for FUZZ_SECONDS
 	@tests/fuzz/run $(FUZZ_SECONDS)
 
 .PHONY: soak
-soak: setup ## compare rings of SOAK_SEEDS with stock vhost_net, and run the long volumes of the selftests
+soak: setup ## compare rings of SOAK_SEEDS with stock vhost_net, migrate a guest, and run the long volumes of the selftests
 	@$(MAKE) --no-print-directory modules FLAVOUR=plain
 	@$(environment); cargo build --release --workspace
 	@scripts/vm --timeout 14400 -- tests/conformance/run fuzz '$(SOAK_SEEDS)'
+	@$(MAKE) --no-print-directory modules FLAVOUR=uml
+	@tests/guests/image
+	@scripts/vm --flavour uml --timeout 3600 -- env VHOST_IOCM_MIGRATIONS=20 tests/guests/run migration
 	@scripts/vm --timeout 7200 -- env VHOST_IOCM_MALICE=400000 VHOST_IOCM_STALL=60 tests/selftests/run malice isolation placement
 
 .PHONY: demo
