@@ -2,23 +2,22 @@
 
 //! How many cores are kept for I/O.
 //!
-//! A core more is needed when work waits for too long, as in Shenango (NSDI 2019) and Snap (SOSP
-//! 2019), and not when a core is busy: a worker that is always busy may serve everybody in time.
-//! Utilisation says how many cores are enough when work does not wait.
+//! A core that is kept costs a core, whatever is done there. Home threads cost the time that they
+//! use, with their context switches, and that of the guests' notifications: less than a core where
+//! there is little to do, and sometimes more than two where there is work for one. So both are
+//! estimated for the load that there is, from what serving takes on this host
+//! ([`super::service`], [`super::forecast`]), and the cheaper one is chosen as soon as the other one
+//! has cost enough ([`super::regret`]).
 //!
-//! Whether any core is kept at all is a question of cost. A core that is kept costs a core, whatever
-//! is done there. Home threads cost the time that they use, with their context switches, and that of
-//! the guests' notifications: less than a core where there is little to do, and sometimes less than
-//! two where there is work for one and a half. What each of the two ways takes is remembered, by
-//! the rate of packets, since a thread that is woken for each packet takes more for it than one
-//! that never sleeps. Where nothing is known yet the guess is in favour of what was not tried, so it
-//! gets tried, and is taken back soon if the guess was wrong.
-//!
-//! Changes cost as well, so they need a reason for some intervals in a row, and a core that was given
-//! back too soon makes the next time wait longer (see also [`super::regret`]).
+//! How many cores are enough is a question of what a worker would be busy for without vain slices.
+//! Whether they were enough after all is seen by the time that work waits, as in Shenango (NSDI
+//! 2019) and Snap (SOSP 2019), and not by utilisation: a worker that is always busy may serve
+//! everybody in time.
 
-use super::observation::{Observation, Place};
+use super::forecast::{guests_busy, Assumptions, Demand, Forecast, Peaks};
+use super::observation::{Device, Observation, Place};
 use super::regret::Regret;
+use super::service::Service;
 use serde::{Deserialize, Serialize};
 
 /// The thresholds.
@@ -34,25 +33,13 @@ pub struct Settings {
     pub bulk_bytes: u64,
     /// Work of virtqueues that move bulk may wait so many times as long.
     pub bulk_patience: u64,
-    /// Intervals in a row with a reason before a core is taken.
-    pub late_intervals: u32,
-    /// Intervals in a row with a reason before a core is given back.
-    pub idle_intervals: u32,
-    /// The part of the time for which workers may be busy after a core is given back.
+    /// The part of the time for which a worker may be busy with moving packets.
     pub utilisation: f64,
-    /// The part of the time for which workers would be busy instead of home threads.
-    pub start_utilisation: f64,
-    /// What has to be gained by keeping cores instead of home threads, for each core; and by the
-    /// opposite, in cores.
-    pub gain: f64,
-    /// What a guest's notification costs it, in nanoseconds.
-    pub notification_ns: u64,
-    /// What it costs a home thread to be woken by it and to sleep again, in nanoseconds. It is used
-    /// as long as nothing better is known.
-    pub wake_ns: u64,
-    /// What it costs to begin and end a slice, in nanoseconds: what a busy worker saves, as it moves
-    /// more packets in each.
-    pub slice_ns: u64,
+    /// What cores that are taken have to be cheaper by: this part of a core for each of them that
+    /// would be busy all the time. The busier they would be, the sooner a larger load is too much.
+    pub margin: f64,
+    /// What is assumed of the host.
+    pub assumptions: Assumptions,
 }
 
 impl Default for Settings {
@@ -62,14 +49,9 @@ impl Default for Settings {
             age_burst: 4,
             bulk_bytes: 16_384,
             bulk_patience: 5,
-            late_intervals: 2,
-            idle_intervals: 4,
-            utilisation: 0.9,
-            start_utilisation: 0.8,
-            gain: 0.1,
-            notification_ns: 1400,
-            wake_ns: 2500,
-            slice_ns: 400,
+            utilisation: 0.95,
+            margin: 0.2,
+            assumptions: Assumptions::default(),
         }
     }
 }
@@ -83,52 +65,227 @@ pub struct Verdict {
     pub reason: String,
 }
 
-/// What an interval comes to, for the number of cores.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Summary {
-    /// Cores that are kept.
-    pub cores: u32,
-    /// What serving took, in cores.
-    pub load: f64,
-    /// What their notifications took of guests, in cores.
-    pub notifications: f64,
-    /// What home threads took to be woken and to sleep again, as far as is known, in cores.
-    pub wakes: f64,
-    /// What beginning and ending slices took, as far as is known, in cores.
-    pub slices: f64,
-    /// Packets that were moved in a second.
-    pub rate: f64,
-    /// The average age of work in the worst virtqueue, in parts of what is allowed.
-    pub late: f64,
-    /// That age, in nanoseconds.
-    pub age: u64,
+/// What is remembered from interval to interval.
+#[derive(Clone, Debug, Default)]
+pub struct Cores {
+    settings: Settings,
+    service: Service,
+    peaks: Peaks,
+    regret: Regret,
+    /// What a home thread takes, in parts of what is estimated.
+    home: f64,
+    /// How long it takes until a worker serves on a core that was taken, in nanoseconds.
+    handover: f64,
+    /// Cores when the last decision was made, if it is not seen yet what came of it.
+    expected: Option<u32>,
+    /// For so many intervals nothing is decided: what waited is being served.
+    settling: u32,
 }
 
-impl Summary {
-    /// Sums up an interval.
-    pub fn of(observation: &Observation, settings: &Settings) -> Self {
-        let interval = observation.interval.max(1) as f64;
-        let mut summary = Self {
-            cores: observation.io_cores(),
+/// The weight of a new interval in a moving average.
+const NEW: f64 = 0.3;
+/// Intervals for which what had waited is served after a change.
+const SETTLING: u32 = 1;
+/// The time to take a core until it is known, in nanoseconds.
+const HANDOVER: f64 = 1e6;
+/// A smaller estimate for home threads, in cores, is not compared with what they take.
+const NOTHING: f64 = 0.01;
+/// What it costs that work waits for too long, in cores.
+const LATE: f64 = 4.0;
+/// A load for each core at which workers may have had no time left.
+const SATURATION: f64 = 0.97;
+/// The part of the guests' cores that guests may be left to use.
+const GUESTS: f64 = 0.97;
+
+impl Cores {
+    /// Nothing known yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            home: 1.0,
+            handover: HANDOVER,
             ..Self::default()
-        };
-        let mut served = 0u64;
-        let mut notifications = 0u64;
-        let mut wakes = 0u64;
-        let mut slices = 0u64;
-        let mut packets = 0u64;
-        for virtqueue in observation
-            .devices
-            .iter()
-            .flat_map(|device| &device.virtqueues)
-        {
-            served = served.saturating_add(virtqueue.served);
-            slices = slices.saturating_add(virtqueue.slices);
-            if virtqueue.id.index != RECEIVE {
-                notifications = notifications.saturating_add(virtqueue.notifications);
+        }
+    }
+
+    /// How many cores there are to be; `None`: as many as there are.
+    pub fn decide(&mut self, observation: &Observation) -> Option<Verdict> {
+        let cores = observation.io_cores();
+        let limits = &observation.limits;
+        let most = limits.cores_max.min(
+            (observation.guest_cores().count() as u32 + cores)
+                .saturating_sub(limits.guest_cores_min),
+        );
+        let least = limits.cores_min.min(most);
+        if !(least..=most).contains(&cores) {
+            return Some(Verdict {
+                cores: cores.clamp(least, most),
+                reason: format!("{cores} cores are outside of the limits"),
+            });
+        }
+        let interval = observation.interval.max(1) as f64;
+        if let Some(before) = self.expected.take() {
+            // The interval is a mixture of what was before and what is now.
+            if cores > before {
+                let ages = observation.io_workers().map(|worker| worker.total);
+                let youngest = ages.min().unwrap_or(0) as f64;
+                self.handover = (interval - youngest).max(0.0);
             }
-            wakes = wakes.saturating_add(virtqueue.notifications);
-            packets = packets.saturating_add(virtqueue.packets);
+            self.settling = SETTLING;
+            self.watch(observation, false);
+            return None;
+        }
+        let (forecast, served, age) = self.watch(observation, true);
+        if self.settling > 0 {
+            self.settling -= 1;
+            return None;
+        }
+        let is_late = cores > 0 && age.late > 1.0;
+        let mut costs: Vec<f64> = (0..=most)
+            .map(|number| self.cost(number, &forecast, observation))
+            .collect();
+        let is_saturated = served > SATURATION * f64::from(cores);
+        let now = cores as usize;
+        if cores > 0 {
+            costs[now] = f64::from(cores) + age.notifications;
+            if is_late {
+                costs[now] += LATE;
+                // How much there is to do is not seen where no time is left. Home threads have all
+                // the cores of the host, so they serve what is there, and it is seen how much that
+                // is. If they cannot, cores are taken in steps that grow with their number.
+                let enough = match (is_saturated, costs[0].is_finite()) {
+                    (true, true) => costs.len(),
+                    (true, false) => now + now.div_ceil(2),
+                    (false, _) => now + 1,
+                };
+                for (number, cost) in costs.iter_mut().enumerate().skip(1) {
+                    if number != now && number < enough {
+                        *cost = f64::INFINITY;
+                    }
+                }
+            }
+        } else {
+            costs[0] = served + age.notifications;
+        }
+        for (number, cost) in costs.iter_mut().enumerate() {
+            if (number as u32) < least {
+                *cost = f64::INFINITY;
+            }
+        }
+        let change = self.handover / interval;
+        let next = self.regret.decide(now, &costs, change) as u32;
+        if next == cores {
+            return None;
+        }
+        self.expected = Some(cores);
+        let reason = if is_late {
+            format!(
+                "work waits for {} us, and workers are busy for {served:.2} cores of {cores}",
+                age.age / 1000
+            )
+        } else {
+            format!(
+                "{} cost {:.2} cores, and {} would cost {:.2}",
+                named(cores),
+                costs[now],
+                named(next),
+                costs[next as usize]
+            )
+        };
+        Some(Verdict {
+            cores: next,
+            reason,
+        })
+    }
+
+    /// What so many cores would cost, in cores.
+    fn cost(&self, number: u32, forecast: &Forecast, observation: &Observation) -> f64 {
+        if number == 0 {
+            if forecast.home_busiest > SATURATION {
+                return f64::INFINITY;
+            }
+            return forecast.home;
+        }
+        let busiest = forecast.busiest(number);
+        if busiest > self.settings.utilisation {
+            return f64::INFINITY;
+        }
+        let now = observation.io_cores();
+        if number > now {
+            // Guests get what home threads used, and lose the cores.
+            let rest = if now == 0 { forecast.home } else { 0.0 };
+            let left = observation.guest_cores().count() as f64 - f64::from(number - now);
+            if guests_busy(observation) - rest > GUESTS * left {
+                return f64::INFINITY;
+            }
+        }
+        let margin = if number > now {
+            self.settings.margin * busiest
+        } else {
+            0.0
+        };
+        f64::from(number) * (1.0 + margin) + forecast.notifications
+    }
+
+    /// What an interval comes to, what served in it, in cores, and how long work waited. It is learned
+    /// from with `learn`, which takes an interval without a change.
+    fn watch(&mut self, observation: &Observation, learn: bool) -> (Forecast, f64, Age) {
+        let assumptions = &self.settings.assumptions;
+        let mut forecast = Forecast::default();
+        let mut age = Age::default();
+        let mut served = 0.0;
+        let mut loads = Vec::new();
+        let interval = observation.interval.max(1) as f64;
+        let is_home = observation.io_cores() == 0;
+        for device in &observation.devices {
+            let demand = Demand::of(device, observation.interval, assumptions);
+            served += demand.served;
+            let notification = assumptions.notification_ns as f64;
+            age.notifications += demand.notifications * notification;
+            if learn && demand.counts[0] > 0.0 {
+                let counts = demand.counts.map(|count| count * interval);
+                self.service.learn(&counts, demand.served * interval);
+            }
+            let (load, notifications) = demand.at_home(&self.service, assumptions);
+            forecast.home += load + notifications;
+            forecast.home_busiest = forecast.home_busiest.max(load);
+            forecast.notifications += demand.slow * notification;
+            let allowed = self.settings.age_us as f64 * 1000.0;
+            loads.push((device.id, demand.at_worker(&self.service, allowed)));
+            age.look(device, &self.settings);
+        }
+        if learn && is_home && forecast.home > NOTHING {
+            let factor = (served + age.notifications) / forecast.home;
+            self.home += NEW * (factor.clamp(0.5, 2.0) - self.home);
+        }
+        forecast.home *= self.home;
+        forecast.loads = self.peaks.follow(&loads, NEW);
+        (forecast, served, age)
+    }
+}
+
+fn named(cores: u32) -> String {
+    match cores {
+        0 => "home threads and notifications".to_owned(),
+        1 => "a core".to_owned(),
+        _ => format!("{cores} cores"),
+    }
+}
+
+/// How long work waits on workers, and what notifications took of guests.
+#[derive(Clone, Copy, Debug, Default)]
+struct Age {
+    /// The average age of work in the worst virtqueue, in parts of what is allowed.
+    late: f64,
+    /// That age, in nanoseconds.
+    age: u64,
+    /// In cores.
+    notifications: f64,
+}
+
+impl Age {
+    fn look(&mut self, device: &Device, settings: &Settings) {
+        for virtqueue in &device.virtqueues {
             if virtqueue.place == Place::Home {
                 continue;
             }
@@ -140,258 +297,11 @@ impl Summary {
                 (virtqueue.pending_average, allowed),
                 (virtqueue.pending_max, burst),
             ] {
-                if age as f64 / allowed > summary.late {
-                    summary.late = age as f64 / allowed;
-                    summary.age = age;
+                if age as f64 / allowed > self.late {
+                    self.late = age as f64 / allowed;
+                    self.age = age;
                 }
             }
         }
-        summary.load = served as f64 / interval;
-        summary.notifications = notifications as f64 * settings.notification_ns as f64 / interval;
-        summary.wakes = wakes as f64 * settings.wake_ns as f64 / interval;
-        summary.slices = slices as f64 * settings.slice_ns as f64 / interval;
-        summary.rate = packets as f64 * 1e9 / interval;
-        summary
-    }
-}
-
-/// What a packet took, by the number of packets in a second: the n-th entry is for rates from 2^n.
-#[derive(Clone, Debug)]
-struct Experience([Option<f64>; 40]);
-
-impl Default for Experience {
-    fn default() -> Self {
-        Self([None; 40])
-    }
-}
-
-impl Experience {
-    fn bucket(rate: f64) -> usize {
-        (rate.max(1.0).log2() as usize).min(39)
-    }
-
-    /// Notes that at this rate packets took so many cores.
-    fn note(&mut self, rate: f64, cores: f64) {
-        if rate < 1.0 {
-            return;
-        }
-        let packet = cores / rate;
-        let entry = &mut self.0[Self::bucket(rate)];
-        *entry = Some(entry.map_or(packet, |known| known + NEW * (packet - known)));
-    }
-
-    /// How many cores packets would take at this rate, if it is known for this one or a higher one,
-    /// at which a packet takes less.
-    fn guess(&self, rate: f64) -> Option<f64> {
-        self.0[Self::bucket(rate)..]
-            .iter()
-            .flatten()
-            .next()
-            .map(|packet| packet * rate)
-    }
-}
-
-/// What is remembered from interval to interval.
-#[derive(Clone, Debug, Default)]
-pub struct Cores {
-    settings: Settings,
-    regret: Regret,
-    /// Intervals in a row with a reason for more cores.
-    late: u32,
-    /// Intervals in a row with a reason for fewer.
-    idle: u32,
-    /// The load and its rate: moving averages that believe at once what rises.
-    load: f64,
-    rate: f64,
-    /// What packets took at home.
-    at_home: Experience,
-    /// For so many intervals nothing is decided: what waited is being served.
-    settling: u32,
-    /// How many intervals in a row with a reason it takes to give a core back.
-    wait: u32,
-    /// Intervals since one was given back.
-    since_release: u32,
-}
-
-/// The weight of a new interval in a moving average.
-const NEW: f64 = 0.3;
-/// Intervals for which what had waited is served after a change.
-const SETTLING: u32 = 1;
-/// A core that is needed again within this many times the wait was given back too soon.
-const TOO_SOON: u32 = 3;
-/// The longest wait before a core is given back, in intervals.
-const WAIT_MAX: u32 = 200;
-/// The virtqueue for which the backend notifies and not the guest.
-const RECEIVE: u32 = 0;
-/// The part of what slices take that a busy worker saves.
-const SAVED: f64 = 0.75;
-/// A load for each core at which workers may have had no time left.
-const SATURATION: f64 = 0.97;
-/// What home threads take where nothing is known, in parts of what workers do. It is a guess in
-/// favour of home threads.
-const HOME_GUESS: f64 = 1.2;
-
-impl Cores {
-    /// Nothing known yet.
-    pub fn new(settings: Settings) -> Self {
-        Self {
-            wait: settings.idle_intervals,
-            settings,
-            since_release: u32::MAX,
-            ..Self::default()
-        }
-    }
-
-    /// How many cores there are to be; `None`: as many as there are.
-    pub fn decide(&mut self, observation: &Observation) -> Option<Verdict> {
-        let summary = Summary::of(observation, &self.settings);
-        let limits = &observation.limits;
-        let most = limits.cores_max.min(
-            (observation.guest_cores().count() as u32 + summary.cores)
-                .saturating_sub(limits.guest_cores_min),
-        );
-        let least = limits.cores_min.min(most);
-        if !(least..=most).contains(&summary.cores) {
-            return Some(Verdict {
-                cores: summary.cores.clamp(least, most),
-                reason: format!("{} cores are outside of the limits", summary.cores),
-            });
-        }
-        self.since_release = self.since_release.saturating_add(1);
-        self.regret.pass();
-        let follow = |average: f64, new: f64| (average + NEW * (new - average)).max(new);
-        self.load = follow(self.load, summary.load);
-        self.rate = follow(self.rate, summary.rate);
-        if self.settling > 0 {
-            self.settling -= 1;
-            return None;
-        }
-        let verdict = if summary.cores == 0 {
-            self.decide_home(&summary)
-        } else {
-            self.decide_kept(&summary)
-        };
-        let verdict = verdict.map(|verdict| Verdict {
-            cores: verdict.cores.clamp(least, most),
-            ..verdict
-        });
-        let verdict = verdict.filter(|verdict| verdict.cores != summary.cores)?;
-        self.late = 0;
-        self.idle = 0;
-        self.settling = SETTLING;
-        if verdict.cores < summary.cores {
-            self.since_release = 0;
-        } else if self.since_release < self.wait.saturating_mul(TOO_SOON) {
-            self.wait = self.wait.saturating_mul(2).min(WAIT_MAX);
-        } else {
-            self.wait = self.settings.idle_intervals.max(self.wait / 2);
-        }
-        Some(verdict)
-    }
-
-    /// The cores that are enough if they are all used, and there is a load, in cores, of `rate` packets in a second.
-    fn enough(&self, load: f64, rate: f64) -> u32 {
-        let least = (load.ceil() as u32).max(1);
-        // It takes no more than twice as many: what failed was nearly enough, or something else.
-        (least..least * 2)
-            .find(|cores| self.regret.allows(*cores, rate))
-            .unwrap_or(least * 2)
-    }
-
-    fn decide_home(&mut self, summary: &Summary) -> Option<Verdict> {
-        let cost = summary.load + summary.notifications;
-        self.at_home.note(summary.rate, cost);
-        let load = (summary.load - summary.wakes - summary.slices).max(0.0);
-        let enough = self.enough(load / self.settings.start_utilisation, summary.rate);
-        // Each core that is taken has to be handed over twice, and is kept for a while in vain.
-        if cost < f64::from(enough) * (1.0 + self.settings.gain) {
-            self.late = 0;
-            return None;
-        }
-        self.late += 1;
-        (self.late >= self.settings.late_intervals).then(|| Verdict {
-            cores: enough,
-            reason: format!(
-                "home threads and notifications take {cost:.2} cores, and workers would be busy for {load:.2}"
-            ),
-        })
-    }
-
-    fn decide_kept(&mut self, summary: &Summary) -> Option<Verdict> {
-        let cores = summary.cores;
-        if summary.late <= 1.0 {
-            self.late = 0;
-            return self.decide_fewer(summary);
-        }
-        self.idle = 0;
-        self.late += 1;
-        if self.late < self.settings.late_intervals {
-            return None;
-        }
-        self.regret.fail(cores, summary.rate);
-        // Where no time is left the load is not known: then it is searched for in steps that grow
-        // with the number of cores.
-        let is_saturated = summary.load > SATURATION * f64::from(cores);
-        let more = if is_saturated { cores.div_ceil(2) } else { 1 };
-        let home = self.home(summary);
-        if home + self.settings.gain < f64::from(cores + more) + summary.notifications {
-            // Home threads have all the cores of the host, so they serve what is there, and it is
-            // seen how much that is.
-            return Some(Verdict {
-                cores: 0,
-                reason: format!(
-                    "work waits for {} us, and home threads would take {home:.2} cores",
-                    summary.age / 1000
-                ),
-            });
-        }
-        Some(Verdict {
-            cores: cores + more,
-            reason: format!(
-                "work waits for {} us, and workers are busy for {:.2} cores of {cores}",
-                summary.age / 1000,
-                summary.load
-            ),
-        })
-    }
-
-    /// What home threads would take, in cores.
-    fn home(&self, summary: &Summary) -> f64 {
-        self.at_home
-            .guess(self.rate)
-            .unwrap_or(self.load * HOME_GUESS + summary.notifications)
-    }
-
-    /// Whether cores can be given back.
-    fn decide_fewer(&mut self, summary: &Summary) -> Option<Verdict> {
-        let cores = summary.cores;
-        let home = self.home(summary);
-        // A worker that is busier moves more packets in each slice.
-        let least = (self.load - summary.slices * SAVED).max(0.0);
-        let mut enough = self
-            .enough(least / self.settings.utilisation, self.rate)
-            .min(cores);
-        let mut wait = self.wait;
-        if f64::from(enough) * self.settings.utilisation < self.load {
-            // Whether it is enough takes a try.
-            wait = wait.saturating_mul(2);
-        }
-        if home + self.settings.gain < f64::from(enough) + summary.notifications {
-            enough = 0;
-            wait = self.wait;
-        }
-        if enough == cores {
-            self.idle = 0;
-            return None;
-        }
-        self.idle += 1;
-        (self.idle >= wait).then(|| Verdict {
-            cores: enough,
-            reason: if enough == 0 {
-                format!("home threads would take {home:.2} cores")
-            } else {
-                format!("workers are busy for {:.2} cores of {cores}", self.load)
-            },
-        })
     }
 }

@@ -7,12 +7,14 @@
 
 pub mod cores;
 pub mod fixed;
+pub mod forecast;
 pub mod observation;
 pub mod original;
 pub mod placement;
 pub mod plan;
 pub mod polling;
 pub mod regret;
+pub mod service;
 pub mod standard;
 pub mod weights;
 

@@ -1,56 +1,105 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Numbers of cores that were not enough, and for how long they are not tried again.
+//! When to change: as soon as not to have changed has cost as much as a change.
+//!
+//! That is the rule for renting or buying skis (Karlin and others, Competitive Snoopy Caching, 1988),
+//! for each number of cores: what it would have saved since it began to be cheaper is added up, in
+//! cores times intervals, and begins anew when nothing is left of it. A large gain is followed at
+//! once and a small one after a while, and a load that jumps to and fro is not followed if it does
+//! so too fast for a change to pay.
+//!
+//! Whether taking cores has paid is judged when they are given back, by what the number before would
+//! have cost meanwhile. If it has not, the next time takes twice as much.
 //!
 //! The original IOcm compared bytes for each cycle before and after a change, for 60 intervals in
 //! which it did nothing else, and took back what had not made them more: so a change that served
 //! the same load with fewer cores was taken back as well, and a load that changed meanwhile decided
-//! instead of the change. Here a change is a short probe, judged by the age of work, and what is
-//! learned is in proportion to the load that was offered: so many packets for each core were too
-//! many. To serve the same load in time with fewer cores is a gain.
+//! instead of the change. Here what the other number of cores would have cost is estimated for the
+//! same load.
 
-/// What is remembered of failures.
-#[derive(Clone, Debug, Default)]
+/// What a change has to save before it is made, in cores times intervals, at least and at most.
+const PATIENCE: [f64; 2] = [1.0, 16.0];
+/// Intervals without a change that did not pay after which patience is halved.
+const FORGIVE: u32 = 200;
+
+/// What is remembered.
+#[derive(Clone, Debug)]
 pub struct Regret {
-    /// The rate for each core that was too much, in packets in a second.
-    failed: Option<f64>,
-    /// Intervals for which that counts.
-    left: u32,
-    /// Intervals for which the last failure was to count.
-    penalty: u32,
+    /// What each number of cores would have saved.
+    saved: Vec<f64>,
+    /// What taking cores has to save.
+    patience: f64,
+    /// Intervals since patience was changed.
+    since: u32,
+    /// Cores that were taken and not given back: the number before, and what they have saved.
+    taken: Option<(usize, f64)>,
 }
 
-/// Rates that differ by less than this part count as the same.
-const SAME: f64 = 0.1;
-/// For how many intervals the first failure counts. Each further one counts twice as long.
-const PENALTY_MIN: u32 = 100;
-/// The longest that a failure counts, in intervals.
-const PENALTY_MAX: u32 = 3200;
+impl Default for Regret {
+    fn default() -> Self {
+        Self {
+            saved: Vec::new(),
+            patience: PATIENCE[0],
+            since: 0,
+            taken: None,
+        }
+    }
+}
 
 impl Regret {
-    /// Goes on by one interval.
-    pub fn pass(&mut self) {
-        self.left = self.left.saturating_sub(1);
-        if self.left == 0 {
-            self.failed = None;
+    /// Goes on by an interval in which each number of cores would have cost so much, in cores;
+    /// infinity if it would not do. `change` is what a change of a core costs, in cores times
+    /// intervals. Says which number there is to be.
+    pub fn decide(&mut self, now: usize, costs: &[f64], change: f64) -> usize {
+        self.saved.resize(costs.len(), 0.0);
+        self.since = self.since.saturating_add(1);
+        if self.since > FORGIVE {
+            self.patience = (self.patience / 2.0).max(PATIENCE[0]);
+            self.since = 0;
+        }
+        let cost = costs[now];
+        for (saved, other) in self.saved.iter_mut().zip(costs) {
+            *saved = (*saved + cost - other).max(0.0);
+        }
+        self.saved[now] = 0.0;
+        if let Some((before, saved)) = &mut self.taken {
+            // What could not have served the load has no cost to compare with.
+            *saved += (costs[*before] - cost).min(1.0);
+        }
+        let surplus = |cores: usize| {
+            let patience = if cores > now {
+                self.patience
+            } else {
+                PATIENCE[0]
+            };
+            let threshold = patience + 2.0 * change * now.abs_diff(cores) as f64;
+            self.saved[cores] - threshold
+        };
+        let best = (0..costs.len())
+            .filter(|cores| *cores != now && costs[*cores] < cost)
+            .max_by(|one, other| surplus(*one).total_cmp(&surplus(*other)));
+        match best {
+            Some(best) if surplus(best) >= 0.0 => {
+                self.change(now, best, change);
+                best
+            }
+            _ => now,
         }
     }
 
-    /// Notes that so many cores were not enough for `rate` packets in a second.
-    pub fn fail(&mut self, cores: u32, rate: f64) {
-        let share = rate / f64::from(cores.max(1));
-        // What fails at a rate that failed before was tried too soon.
-        let again = self.failed.is_none_or(|failed| share < failed * 1.5);
-        if again {
-            self.penalty = (self.penalty * 2).clamp(PENALTY_MIN, PENALTY_MAX);
+    /// Notes that the number of cores changes.
+    fn change(&mut self, now: usize, next: usize, change: f64) {
+        self.saved.fill(0.0);
+        let cost = change * now.abs_diff(next) as f64;
+        if next > now {
+            self.taken = Some((now, -cost));
+        } else if let Some((_, saved)) = self.taken.take() {
+            self.patience = if saved < cost {
+                (self.patience * 2.0).min(PATIENCE[1])
+            } else {
+                (self.patience / 2.0).max(PATIENCE[0])
+            };
+            self.since = 0;
         }
-        self.failed = Some(self.failed.map_or(share, |failed| failed.min(share)));
-        self.left = self.penalty;
-    }
-
-    /// Whether `cores` may be enough for `rate` packets in a second, as far as is known.
-    pub fn allows(&self, cores: u32, rate: f64) -> bool {
-        self.failed
-            .is_none_or(|failed| rate / f64::from(cores.max(1)) < failed * (1.0 - SAME))
     }
 }
