@@ -123,3 +123,37 @@ fn worker_with_packets_of_one_size() {
         "{measured} us instead of {theory} us"
     );
 }
+
+/// A load that rises is served from its first request on, and not from when the next one of the
+/// smaller load would have come.
+#[test]
+fn load_that_rises_is_served_at_once() {
+    let scenario = Scenario::parse(
+        r#"
+        description = "from a request in a second to 20,000"
+        duration_ms = 200
+        cores = 2
+        cores_max = 1
+        [[load]]
+        name = "requests"
+        receive_bytes = 100
+        target_us = 1000.0
+        arrival = { kind = "open", rate = 1.0 }
+        phase = [{ at_ms = 100, rate = 20000.0 }]
+        "#,
+    )
+    .expect("the scenario is valid");
+    for cores in [0, 1] {
+        let setup = Setup {
+            scenario: &scenario,
+            costs: Costs::middle(),
+            seed: 4,
+            signal_batch: 64,
+            cores,
+        };
+        let (outcome, _) = Host::new(&setup).run(None);
+        let last = outcome.windows.last().expect("a window");
+        assert!(last.done > 1_500, "{} requests", last.done);
+        assert!(last.p99 < 1.0, "{} times the target", last.p99);
+    }
+}

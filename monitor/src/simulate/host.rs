@@ -170,8 +170,9 @@ struct Device {
     next: u64,
     /// Until when a burst lasts, if it does.
     on_until: u64,
-    /// Whether an event stands for the next request.
-    armed: bool,
+    /// When an event stands for the next request; `u64::MAX` if none does. A load that rises needs
+    /// one that is earlier than the one there is, which then counts no more.
+    armed: u64,
     /// The factors of the present phase.
     rate: f64,
     guest: f64,
@@ -334,7 +335,7 @@ impl<'a> Host<'a> {
                         random_guest: StdRng::seed_from_u64(seed + 1),
                         next: u64::MAX,
                         on_until: 0,
-                        armed: false,
+                        armed: u64::MAX,
                         rate: 1.0,
                         guest: 1.0,
                         clients: 0,
@@ -399,7 +400,10 @@ impl<'a> Host<'a> {
     fn handle(&mut self, event: Event, policy: &mut Option<&mut dyn Policy>) {
         match event {
             Event::Arrival(device) => {
-                self.devices[device].armed = false;
+                if self.devices[device].armed != self.now {
+                    return;
+                }
+                self.devices[device].armed = u64::MAX;
                 let entry = self.entry(device);
                 self.pull(device, self.now);
                 if self.devices[device].queues[entry].waiting.is_empty() {
@@ -625,9 +629,9 @@ impl<'a> Host<'a> {
     /// Lets an event stand for the next request of an open load, since nobody looks.
     fn arm(&mut self, number: usize) {
         let device = &mut self.devices[number];
-        if !device.armed && device.next < self.end {
-            device.armed = true;
-            let time = device.next.max(self.now);
+        let time = device.next.max(self.now);
+        if time < device.armed && device.next < self.end {
+            device.armed = time;
             self.push(time, Event::Arrival(number));
         }
     }
