@@ -4,6 +4,7 @@
 
 use iocm::policy::original::Original;
 use iocm::policy::standard::{Settings, Standard};
+use iocm::policy::trend::Trend;
 use iocm::policy::{
     Action, Core, Device, Limits, Observation, Place, Plan, Policy, Role, Target, Virtqueue, Worker,
 };
@@ -277,4 +278,42 @@ fn policies_are_deterministic() {
         plans
     };
     assert_eq!(run(), run());
+}
+
+/// A load that has risen twice in a row is taken to rise once more, and only that one.
+#[test]
+fn what_rises_again_is_expected_to_go_on() {
+    let follow = |loads: &[(u32, f64)]| {
+        let mut trend = Trend::default();
+        let mut last = 1.0;
+        for (intervals, load) in loads {
+            for _ in 0..*intervals {
+                last = trend.follow(*load);
+            }
+        }
+        last
+    };
+    let close = |one: f64, other: f64| (one - other).abs() < 1e-9;
+    assert!(close(follow(&[(30, 0.3)]), 1.0));
+    assert!(close(follow(&[(30, 0.3), (1, 0.9)]), 1.0), "one rise");
+    assert!(close(follow(&[(30, 0.3), (10, 0.6), (1, 0.9)]), 1.5));
+    assert!(close(follow(&[(30, 0.3), (10, 0.6), (19, 0.9)]), 1.5));
+    let over = follow(&[(30, 0.3), (10, 0.6), (21, 0.9)]);
+    assert!(close(over, 1.0), "it did not come");
+    let apart = follow(&[(30, 0.3), (30, 0.6), (1, 0.9)]);
+    assert!(
+        close(apart, 1.0),
+        "the two have nothing to do with each other"
+    );
+    let jumps = follow(&[(30, 0.3), (5, 0.9), (5, 0.3), (1, 0.9)]);
+    assert!(close(jumps, 1.0), "it fell in between");
+    let seen_twice = follow(&[(30, 0.3), (1, 0.6), (10, 0.9)]);
+    assert!(close(seen_twice, 1.0), "one rise within an interval");
+    let begins = follow(&[(5, 0.3), (1, 0.6)]);
+    assert!(
+        close(begins, 1.0),
+        "a load that is there at first has not risen"
+    );
+    let small = follow(&[(30, 0.01), (10, 0.02), (1, 0.05)]);
+    assert!(close(small, 1.0), "next to nothing");
 }

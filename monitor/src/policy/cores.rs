@@ -9,7 +9,8 @@
 //! ([`super::service`], [`super::forecast`]), and the cheaper one is chosen as soon as the other one
 //! has cost enough ([`super::regret`]).
 //!
-//! How many cores are enough is a question of what a worker would be busy for without vain slices.
+//! How many cores are enough is a question of what a worker would be busy for without vain slices, with
+//! room for more if the load rises again and again ([`super::trend`]).
 //! Whether they were enough after all is seen by the time that work waits, as in Shenango (NSDI
 //! 2019) and Snap (SOSP 2019), and not by utilisation: a worker that is always busy may serve
 //! everybody in time.
@@ -18,6 +19,7 @@ use super::forecast::{guests_busy, Assumptions, Demand, Forecast, Peaks};
 use super::observation::{Device, Observation, Place};
 use super::regret::Regret;
 use super::service::Service;
+use super::trend::Trend;
 use serde::{Deserialize, Serialize};
 
 /// The thresholds.
@@ -71,6 +73,7 @@ pub struct Cores {
     settings: Settings,
     service: Service,
     peaks: Peaks,
+    trend: Trend,
     regret: Regret,
     /// What a home thread takes, in parts of what is estimated.
     home: f64,
@@ -207,10 +210,11 @@ impl Cores {
             return forecast.home;
         }
         let busiest = forecast.busiest(number);
-        if busiest > self.settings.utilisation {
+        let now = observation.io_cores();
+        let growth = if number > now { forecast.growth } else { 1.0 };
+        if busiest * growth > self.settings.utilisation {
             return f64::INFINITY;
         }
-        let now = observation.io_cores();
         if number > now {
             // Guests get what home threads used, and lose the cores.
             let rest = if now == 0 { forecast.home } else { 0.0 };
@@ -259,6 +263,7 @@ impl Cores {
             self.home += NEW * (factor.clamp(0.5, 2.0) - self.home);
         }
         forecast.home *= self.home;
+        forecast.growth = self.trend.follow(loads.iter().map(|(_, load)| load).sum());
         forecast.loads = self.peaks.follow(&loads, NEW);
         (forecast, served, age)
     }

@@ -147,6 +147,8 @@ pub struct Forecast {
     pub notifications: f64,
     /// What workers would take of each device, in cores, the largest first.
     pub loads: Vec<f64>,
+    /// By what factor the load will be larger soon.
+    pub growth: f64,
 }
 
 impl Forecast {

@@ -16,6 +16,7 @@ pub mod polling;
 pub mod regret;
 pub mod service;
 pub mod standard;
+pub mod trend;
 pub mod weights;
 
 pub use observation::{Core, Device, Limits, Observation, Place, Role, Virtqueue, Worker};
