@@ -51,7 +51,7 @@ impl Default for Settings {
             age_burst: 4,
             bulk_bytes: 16_384,
             bulk_patience: 5,
-            utilisation: 0.95,
+            utilisation: 0.97,
             margin: 0.2,
             assumptions: Assumptions::default(),
         }
