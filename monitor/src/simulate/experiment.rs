@@ -198,6 +198,10 @@ pub struct Results {
     pub best_static: usize,
     /// The default policy's cost less that of stock threads, by seed.
     pub over_stock: Estimate,
+    /// Seeds for which it is more.
+    pub dearer_than_stock: usize,
+    /// Seeds for which the default policy costs more than the original's.
+    pub dearer_than_original: usize,
     /// The default policy's cost less the original's, by seed.
     pub over_original: Estimate,
     /// As before, the cores alone and the p99 alone.
@@ -254,23 +258,26 @@ impl Results {
             .enumerate()
             .min_by(|(_, one), (_, other)| one.cost.mean.total_cmp(&other.cost.mean))
             .map_or(0, |(cores, _)| cores);
-        let difference = |value: &dyn Fn(&Outcome) -> f64,
-                          pick: &dyn Fn(&Comparison) -> &Outcome| {
-            let values: Vec<f64> = comparisons
-                .iter()
-                .map(|one| value(&one.standard) - value(pick(one)))
-                .collect();
-            Estimate::of(&values)
+        let differences = |value: &dyn Fn(&Outcome) -> f64,
+                           pick: &dyn Fn(&Comparison) -> &Outcome| {
+            let difference = |one: &Comparison| value(&one.standard) - value(pick(one));
+            comparisons.iter().map(difference).collect::<Vec<f64>>()
         };
+        let over_stock = differences(&Outcome::cost, &|one| &one.fixed[0]);
+        let over_original = differences(&Outcome::cost, &|one| &one.original);
+        // What differs by rounding alone is the same.
+        let dearer = |over: &[f64]| over.iter().filter(|over| **over > 1e-9).count();
         Self {
             scenario: scenario.clone(),
             seeds: comparisons.len(),
             optimum: Estimate::of(&optimum),
             best_static,
-            over_stock: difference(&Outcome::cost, &|one| &one.fixed[0]),
-            over_original: difference(&Outcome::cost, &|one| &one.original),
-            over_original_cores: difference(&Outcome::cores, &|one| &one.original),
-            over_original_p99: difference(&Outcome::p99, &|one| &one.original),
+            dearer_than_stock: dearer(&over_stock),
+            dearer_than_original: dearer(&over_original),
+            over_stock: Estimate::of(&over_stock),
+            over_original: Estimate::of(&over_original),
+            over_original_cores: Estimate::of(&differences(&Outcome::cores, &|one| &one.original)),
+            over_original_p99: Estimate::of(&differences(&Outcome::p99, &|one| &one.original)),
             rows,
         }
     }
