@@ -10,6 +10,12 @@ use plotters::prelude::*;
 use std::fmt::Write;
 
 const SIZE: (u32, u32) = (620, 300);
+/// The colours of lines and points, with what they stand for.
+const DEFAULT: RGBColor = RGBColor(204, 0, 0);
+const ORIGINAL: RGBColor = RGBColor(0, 70, 204);
+const STOCK: RGBColor = RGBColor(0, 128, 0);
+const FIXED: RGBColor = RGBColor(110, 110, 110);
+const OPTIMUM: RGBColor = BLACK;
 
 /// The report.
 ///
@@ -25,6 +31,7 @@ pub fn html(all: &Report) -> Result<String> {
          table{border-collapse:collapse;font-size:14px}\
          td,th{padding:2px 10px;text-align:right;border-bottom:1px solid #ddd}\
          td:first-child,th:first-child{text-align:left}\
+         .key b{font-weight:normal;border-bottom:3px solid;margin-right:1em}\
          .plots{display:flex;flex-wrap:wrap;gap:8px}svg{max-width:100%;height:auto}</style>\n\
          <h1>Policies for I/O cores, simulated</h1>\n\
          <p>The cost of a window of 100 ms is the number of cores that I/O used, and one more for each \
@@ -50,8 +57,21 @@ fn section(page: &mut String, results: &Results, comparisons: &[Comparison]) -> 
     if let Some(first) = comparisons.first() {
         page.push_str(&drawn(|area| time_line(area, first))?);
     }
+    page.push_str("</div>\n<p class=\"key\">");
+    for (name, RGBColor(red, green, blue)) in [
+        ("default policy", DEFAULT),
+        ("original policy", ORIGINAL),
+        ("stock threads", STOCK),
+        ("optimum", OPTIMUM),
+        ("fixed numbers of cores", FIXED),
+    ] {
+        write!(
+            page,
+            "<b style=\"border-color:rgb({red},{green},{blue})\">{name}</b>"
+        )?;
+    }
     page.push_str(
-        "</div>\n<table><tr><th>policy</th><th>cost</th><th>of the optimum</th><th>worst seed</th>\
+        "Left: means over the seeds. Right: the first seed.</p>\n<table><tr><th>policy</th><th>cost</th><th>of the optimum</th><th>worst seed</th>\
          <th>cores</th><th>p99 of target</th><th>windows late</th><th>changes</th></tr>\n",
     );
     for row in results.rows.iter().filter(|row| row.runs > 0) {
@@ -108,22 +128,23 @@ fn frontier(area: &Area<'_>, results: &Results) -> Result<()> {
         .x_desc("core-seconds in a second")
         .y_desc("p99, in parts of its target")
         .label_style(("sans-serif", 13))
+        .max_light_lines(1)
         .draw()
         .map_err(failed)?;
     for row in rows {
         let at = (row.cores.mean, row.p99.mean);
-        let colour = match row.name.as_str() {
-            "default policy" => RED,
-            "original policy" => BLUE,
-            _ => BLACK,
+        let (colour, label) = match row.name.as_str() {
+            "default policy" => (DEFAULT, ""),
+            "original policy" => (ORIGINAL, ""),
+            "stock threads" => (STOCK, ""),
+            fixed => (FIXED, fixed.trim_start_matches("static ")),
         };
+        chart
+            .draw_series([Circle::new(at, 5, colour.filled())])
+            .map_err(failed)?;
         let style = ("sans-serif", 13).into_font().color(&colour);
-        chart
-            .draw_series([Circle::new(at, 4, colour.filled())])
-            .map_err(failed)?;
-        chart
-            .draw_series([Text::new(row.name.clone(), at, style)])
-            .map_err(failed)?;
+        let text = EmptyElement::at(at) + Text::new(label.to_owned(), (8, -12), style);
+        chart.draw_series([text]).map_err(failed)?;
     }
     Ok(())
 }
@@ -150,17 +171,18 @@ fn time_line(area: &Area<'_>, comparison: &Comparison) -> Result<()> {
         })
         .collect();
     let lines = [
-        ("optimum", BLACK, optimum),
-        ("default policy", RED, line(&comparison.standard)),
-        ("original policy", BLUE, line(&comparison.original)),
+        (STOCK, line(&comparison.fixed[0])),
+        (ORIGINAL, line(&comparison.original)),
+        (OPTIMUM, optimum),
+        (DEFAULT, line(&comparison.standard)),
     ];
     let end = comparison.optimum.cores.len() as f64 * window;
     let height = lines
         .iter()
-        .flat_map(|(_, _, line)| line)
+        .flat_map(|(_, line)| line)
         .map(|(_, cores)| *cores)
         .fold(1.0, f64::max)
-        * 1.2;
+        * 1.05;
     let mut chart = ChartBuilder::on(area)
         .margin(8)
         .x_label_area_size(36)
@@ -172,21 +194,13 @@ fn time_line(area: &Area<'_>, comparison: &Comparison) -> Result<()> {
         .x_desc("seconds")
         .y_desc("cores that I/O used")
         .label_style(("sans-serif", 13))
+        .max_light_lines(1)
         .draw()
         .map_err(failed)?;
-    for (name, colour, line) in lines {
+    for (colour, line) in lines {
         chart
             .draw_series(LineSeries::new(line, colour.stroke_width(2)))
-            .map_err(failed)?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour));
+            .map_err(failed)?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .label_font(("sans-serif", 13))
-        .draw()
-        .map_err(failed)?;
     Ok(())
 }
