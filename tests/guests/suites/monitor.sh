@@ -21,15 +21,13 @@ kills=10
 # tells of itself. The defaults do not fit an emulated machine: its guests are too slow to have work
 # for a core, and what they have is served late wherever it is served. So ages do not count here, and
 # a guest's notification is said to cost it a tenth of a second, so that it is traffic that decides.
-# Traffic pauses for a second now and then on a machine that is busy otherwise.
 monitor_starts() {
 	mkdir -p "$monitor"
 	"$iocm" config show | sed \
 		-e "s/^cores_min = .*/cores_min = $1/; s/^cores_max = .*/cores_max = $2/" \
 		-e "s/^cpus = .*/cpus = [$last]/" \
 		-e 's/^age_us = .*/age_us = 1000000/' \
-		-e 's/^notification_ns = .*/notification_ns = 100000000/' \
-		-e 's/^idle_intervals = .*/idle_intervals = 20/' >"$monitor/iocm.toml"
+		-e 's/^notification_ns = .*/notification_ns = 100000000/' >"$monitor/iocm.toml"
 	"$iocm" monitor --config "$monitor/iocm.toml" >"${told:-$monitor/log}" 2>&1 &
 	echo $! >"$monitor/pid"
 	disown

@@ -19,10 +19,10 @@ use crate::running::{affinity, io_cores, restored, server_of, Monitor};
 /// Devices that want all that they can get, when the load is full.
 const BUSY: usize = 2;
 /// For how long an idle host is watched.
-const IDLE: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_secs(2);
 /// The time between two little exchanges of frames on a host that is to be idle: an emulated one has to be
 /// idle as well.
-const REST: Duration = Duration::from_millis(200);
+const REST: Duration = Duration::from_millis(500);
 
 pub fn follow(options: &Options) -> Result<()> {
     let control = Control::default();
@@ -38,12 +38,12 @@ pub fn follow(options: &Options) -> Result<()> {
         owners.push(Owner::saturate(&options.node, &tap, Packets::Frames)?);
         devices.push(control.device_of(&tap)?);
     }
-    // Two CPUs, on which the drivers run as well, have no load for which a whole core is worth it. So less
-    // has to be gained by one, and it is kept for some seconds, however late it serves.
+    // Two CPUs, on which the drivers run as well, have no load for which a whole core is worth it. So a
+    // guest's notification is said to cost it ten milliseconds, and ages do not count.
     let mut monitor = Monitor::start(&format!(
         "interval_ms = 20\n\
          [limits]\ncores_max = 1\ncpus = [{last}]\n\
-         [policy.cores]\nage_us = 1000000\ngain = -0.75\nidle_intervals = 300\n"
+         [policy.cores]\nage_us = 1000000\n[policy.cores.assumptions]\nnotification_ns = 10000000\n"
     ))?;
     let log = monitor.log.clone();
     monitor.until("the monitor to watch", || {
