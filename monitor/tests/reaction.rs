@@ -1,28 +1,41 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How often the default policy changes its mind.
+//! How soon the default policy follows a step of the load, and how often it changes its mind.
 
+use iocm::policy::fixed::Fixed;
 use iocm::policy::standard::{Settings, Standard};
 use iocm::policy::Policy;
 use iocm::simulate::costs::Costs;
 use iocm::simulate::host::{Host, Setup};
-use iocm::simulate::measure::Outcome;
+use iocm::simulate::measure::{mean, Outcome, Window, WINDOW};
 use iocm::simulate::scenario::Scenario;
 
+/// Intervals within which a step has to be followed.
+const REACTION: f64 = 10.0;
+/// The time between two decisions, in milliseconds.
+const INTERVAL: f64 = 10.0;
+/// A number of cores that costs so much more than the best one is as good: the policy takes cores
+/// only if they are cheaper by up to the fifth of a core for each, which is its `margin`.
+const AS_GOOD: f64 = 1.2;
 /// The most cores.
 const MOST: u32 = 4;
-fn run(scenario: &Scenario, costs: Costs, policy: &mut dyn Policy) -> Outcome {
+/// VMs.
+const VMS: u32 = 6;
+/// Bytes of a request and of its answer.
+const BYTES: [u32; 2] = [128, 32_768];
+
+fn run(scenario: &Scenario, costs: Costs, cores: u32, policy: &mut dyn Policy) -> Outcome {
     let setup = Setup {
         scenario,
         costs,
         seed: 1,
         signal_batch: 64,
-        cores: 0,
+        cores,
     };
     Host::new(&setup).run(Some(policy)).0
 }
 
-/// Six file servers whose load is `rates` requests in a second each, for `phase` milliseconds each.
+/// File servers whose load is `rates` requests in a second each, for `phase` milliseconds each.
 fn scenario(phase: usize, rates: &[f64]) -> Scenario {
     let phases: Vec<String> = rates
         .iter()
@@ -37,15 +50,17 @@ fn scenario(phase: usize, rates: &[f64]) -> Scenario {
         cores_max = {MOST}
         [[load]]
         name = "requests"
-        vms = 6
-        receive_bytes = 128
+        vms = {VMS}
+        receive_bytes = {}
         guest_us = 8.0
-        transmit_bytes = 32768
+        transmit_bytes = {}
         target_us = 1000.0
         arrival = {{ kind = "open", rate = 1.0 }}
         phase = [{}]
         "#,
         phase * rates.len(),
+        BYTES[0],
+        BYTES[1],
         phases.join(", ")
     );
     Scenario::parse(&text).expect("the scenario is valid")
@@ -56,6 +71,62 @@ fn changes(outcome: &Outcome) -> Vec<f64> {
     let mut times: Vec<f64> = outcome.changes.iter().map(|(at, _)| *at).collect();
     times.dedup();
     times
+}
+
+/// Cores that are kept at a time, in milliseconds.
+fn cores_at(outcome: &Outcome, time: f64) -> u32 {
+    let last = outcome.changes.iter().rfind(|(at, _)| *at <= time);
+    last.map_or(0, |(_, cores)| *cores)
+}
+
+/// Ten intervals after each step, up and down, there are as many cores as are best for the load if
+/// the number may not change, or one that is as good, whatever things cost. The largest costs are
+/// left out: with them it takes 20 ms to take a core, in which nothing is decided. A number with which
+/// workers would be busier than the policy is allowed to make them is not asked for.
+#[test]
+fn steps_are_followed_within_ten_intervals() {
+    const PHASE: usize = 500;
+    const RATES: [f64; 5] = [500.0, 40_000.0, 500.0, 60_000.0, 500.0];
+    let scenario = scenario(PHASE, &RATES);
+    let settings = Settings::default();
+    let windows = PHASE * 1_000_000 / WINDOW as usize;
+    let mut ups = 0;
+    for costs in Costs::sweep(10, 7)
+        .into_iter()
+        .filter(|costs| costs.handover < 15e6)
+    {
+        let fixed: Vec<Outcome> = (0..=MOST)
+            .map(|cores| run(&scenario, costs, cores, &mut Fixed { cores }))
+            .collect();
+        let mut policy = Standard::new(settings.clone());
+        let outcome = run(&scenario, costs, 0, &mut policy);
+        let request: u64 = BYTES.iter().map(|bytes| costs.service(*bytes)).sum();
+        for (step, rate) in RATES.iter().enumerate().skip(1) {
+            let is_allowed = |cores: u32| {
+                let vms = VMS.checked_div(cores).map_or(0, |_| VMS.div_ceil(cores));
+                f64::from(vms) * rate * request as f64 * 1e-9 < settings.cores.utilisation
+            };
+            // Without the window in which the step is: what is left over from before is served in it.
+            let phase = step * windows + 1..(step + 1) * windows;
+            let cost = |cores: u32| {
+                let windows = &fixed[cores as usize].windows[phase.clone()];
+                mean(windows.iter().map(Window::cost))
+            };
+            let best = (0..=MOST)
+                .filter(|cores| is_allowed(*cores))
+                .map(cost)
+                .fold(f64::INFINITY, f64::min);
+            let begin = (step * PHASE) as f64;
+            let reached = cores_at(&outcome, begin + REACTION * INTERVAL);
+            ups += u32::from(reached > 0);
+            assert!(
+                cost(reached) <= best * AS_GOOD,
+                "{reached} cores cost {:.2} instead of {best:.2} after step {step} with {costs:?}",
+                cost(reached)
+            );
+        }
+    }
+    assert!(ups >= 8, "cores were taken after {ups} steps only");
 }
 
 /// A load that jumps up and down is followed by one change for each jump, and one more at most.
@@ -69,7 +140,7 @@ fn oscillation_makes_one_superfluous_change_at_most() {
         let scenario = scenario(half, &rates);
         for costs in Costs::sweep(6, 11) {
             let mut policy = Standard::new(Settings::default());
-            let outcome = run(&scenario, costs, &mut policy);
+            let outcome = run(&scenario, costs, 0, &mut policy);
             let times = changes(&outcome);
             for step in 0..steps {
                 let from = (step * half) as f64;
@@ -95,7 +166,7 @@ fn fast_oscillation_is_left_alone() {
     let scenario = scenario(20, &rates);
     for costs in Costs::sweep(6, 13) {
         let mut policy = Standard::new(Settings::default());
-        let outcome = run(&scenario, costs, &mut policy);
+        let outcome = run(&scenario, costs, 0, &mut policy);
         let times = changes(&outcome);
         assert!(times.len() <= 20, "{} changes in 100 jumps", times.len());
     }
