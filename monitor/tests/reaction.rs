@@ -102,9 +102,12 @@ fn steps_are_followed_within_ten_intervals() {
         let outcome = run(&scenario, costs, 0, &mut policy);
         let request: u64 = BYTES.iter().map(|bytes| costs.service(*bytes)).sum();
         for (step, rate) in RATES.iter().enumerate().skip(1) {
+            // Packets, and a slice for each virtqueue as often as work may wait.
+            let often = 2.0 * 1e6 / settings.cores.age_us as f64;
+            let vm = (rate * request as f64 + often * costs.slice) * 1e-9;
             let is_allowed = |cores: u32| {
                 let vms = VMS.checked_div(cores).map_or(0, |_| VMS.div_ceil(cores));
-                f64::from(vms) * rate * request as f64 * 1e-9 < settings.cores.utilisation
+                f64::from(vms) * vm < settings.cores.utilisation
             };
             // Without the window in which the step is: what is left over from before is served in it.
             let phase = step * windows + 1..(step + 1) * windows;
