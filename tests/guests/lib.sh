@@ -130,12 +130,14 @@ guest_boot() {
 	# take a third of the boot away. The timer is periodic for the same reason as in scripts/vm:
 	# on emulated SVM an idle guest sleeps for minutes now and then, as if it had lost one. A guest
 	# with a timer that counts to a deadline arms it anew for each tick, even a periodic one.
+	# Without KVM a guest would measure at boot whether its timer interrupts come, and give up if
+	# it had to wait for a processor.
 	# shellcheck disable=SC2086 # more options, to be split
 	qemu-system-x86_64 -name "$name" -nodefaults -no-user-config -display none \
 		-machine "${machine:-pc},accel=$accelerator,usb=off,smbus=off,vmport=off,hpet=off" -cpu "$processor,-tsc-deadline" \
 		-m "${memory:-128}" -smp "${processors:-1}" -bios qboot.rom \
 		-kernel "$VHOST_IOCM_GUEST_KERNEL" -initrd "$image" \
-		-append "console=ttyS0 quiet panic=-1 nohz=off highres=off address=$subnet.1$number/24 mtu=${mtu:-1500} ${words:-}" \
+		-append "console=ttyS0 quiet panic=-1 nohz=off highres=off no_timer_check address=$subnet.1$number/24 mtu=${mtu:-1500} ${words:-}" \
 		-serial "file:$directory/console" \
 		-chardev "pipe,id=control,path=$directory/control" \
 		-device virtio-serial-pci -device virtserialport,chardev=control \
