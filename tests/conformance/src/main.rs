@@ -7,6 +7,7 @@
 
 mod case;
 mod cases;
+mod child;
 mod device;
 mod differences;
 mod event;

@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Every request in every state, by owners and others, with every kind of argument.
 
-use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 
 use anyhow::{ensure, Context, Result};
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
-use nix::sys::wait::{waitpid, WaitStatus};
-use nix::unistd::{fork, pipe, ForkResult};
 
 use crate::case::{Cases, Node};
+use crate::child;
 use crate::device::TRANSMIT;
 use crate::device::{describe, feature, long_words, memory_table, request, words, Device};
 use crate::memory::Edge;
@@ -174,31 +172,10 @@ fn probe(rig: &Rig, transcript: &mut Transcript<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Calls in a forked child, which has the owner's memory as it was, and is not the owner.
+/// Calls in a forked child, which is not the owner.
 fn in_child(row: &Row, rig: &Rig) -> Result<Vec<String>> {
-    let (reader, writer) = pipe().context("pipe")?;
-    // SAFETY: The test has one thread, so the child may do whatever the parent may.
-    match unsafe { fork() }.context("fork")? {
-        ForkResult::Child => {
-            let text = match row.calls(rig) {
-                Ok(lines) => lines.join("\n"),
-                Err(error) => format!("{error:#}"),
-            };
-            let written = std::fs::File::from(writer).write_all(text.as_bytes());
-            std::process::exit(i32::from(written.is_err()));
-        }
-        ForkResult::Parent { child } => {
-            drop(writer);
-            let mut text = String::new();
-            std::fs::File::from(reader).read_to_string(&mut text)?;
-            let status = waitpid(child, None).context("wait for the child")?;
-            ensure!(
-                matches!(status, WaitStatus::Exited(_, 0)),
-                "the child ended with {status:?}"
-            );
-            Ok(text.lines().map(str::to_owned).collect())
-        }
-    }
+    let text = child::in_child(|| Ok(row.calls(rig)?.join("\n")))?;
+    Ok(text.lines().map(str::to_owned).collect())
 }
 
 /// Calls in another program, which was given the device.
