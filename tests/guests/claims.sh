@@ -201,6 +201,8 @@ reloads() {
 		stock_ran "$name"
 		return
 	fi
+	# What another claim left there must not count if the counters cannot be read.
+	delta=(0 0 0 0 0 0 0 0)
 	account_balances "$name" || true
 	echo "through the module: ${delta[2]} packets to $name, ${delta[6]} packets from it"
 	((delta[2] >= times * count && delta[6] >= times * count))
