@@ -48,6 +48,9 @@ impl Part {
 pub enum Packets {
     /// Frames of Ethernet's usual size.
     Frames,
+    /// The same, of which one is under way at a time, so that the driver waits for each and notifies of
+    /// the next.
+    SingleFrames,
     /// TCP segments of 64 KiB, to be cut by who receives them.
     Segments,
 }

@@ -56,7 +56,7 @@ enum Command {
     },
     /// Keep open what the program before has left, until told otherwise.
     Linger,
-    /// When told to, never let the device run out of packets to transmit.
+    /// When told to, never let the device run out of packets to transmit, or give it one after the other.
     Saturate {
         #[command(flatten)]
         card: Card,

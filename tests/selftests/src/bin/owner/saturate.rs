@@ -21,7 +21,9 @@ const SEGMENT_SIZE: u16 = 1448;
 fn load(packets: Packets) -> (u16, NetHeader, Vec<u8>) {
     match packets {
         // Many slices' worth, so that the device has work until the driver gets to run again.
-        Packets::Frames => (4096, NetHeader::default(), frame::unheard(1514)),
+        Packets::Frames | Packets::SingleFrames => {
+            (4096, NetHeader::default(), frame::unheard(1514))
+        }
         Packets::Segments => (
             64,
             segment::segmentation_header(SEGMENT_SIZE),
@@ -41,9 +43,9 @@ pub fn run(card: Card, packets: Packets, test: &Test) -> Result<()> {
     })?;
     test.tell_done()?;
     test.wait()?;
-    while nic.add_transmit(&header, &packet)? {}
+    while nic.add_transmit(&header, &packet)? && packets != Packets::SingleFrames {}
     nic.transmit.publish()?;
-    let enough = nic.transmit.ring.in_flight() / 8;
+    let enough = (nic.transmit.ring.in_flight() / 8).max(1);
     test.tell_done()?;
     loop {
         if !nic.transmit.ring.call_after(enough)? {
