@@ -19,15 +19,18 @@ kills=10
 
 # monitor_starts FEWEST MOST: starts a monitor that keeps so many cores. Variable told says where it
 # tells of itself. The defaults do not fit an emulated machine: its guests are too slow to have work
-# for a core, and what they have is served late wherever it is served. So ages do not count here, and
-# a guest's notification is said to cost it a tenth of a second, so that it is traffic that decides.
+# for a core, and what they have is served late wherever it is served. So neither ages count here nor
+# how busy a worker would be, and a guest's notification is said to cost it a tenth of a second, of
+# which a worker saves all however few packets there are: it is traffic that decides.
 monitor_starts() {
 	mkdir -p "$monitor"
 	"$iocm" config show | sed \
 		-e "s/^cores_min = .*/cores_min = $1/; s/^cores_max = .*/cores_max = $2/" \
 		-e "s/^cpus = .*/cpus = [$last]/" \
 		-e 's/^age_us = .*/age_us = 1000000/' \
-		-e 's/^notification_ns = .*/notification_ns = 100000000/' >"$monitor/iocm.toml"
+		-e 's/^utilisation = .*/utilisation = 100.0/' \
+		-e 's/^notification_ns = .*/notification_ns = 100000000/' \
+		-e 's/^poll_rate = .*/poll_rate = 0/' >"$monitor/iocm.toml"
 	"$iocm" monitor --config "$monitor/iocm.toml" >"${told:-$monitor/log}" 2>&1 &
 	echo $! >"$monitor/pid"
 	disown
