@@ -57,6 +57,13 @@ pub const DIFFERENCES: &[Difference] = &[
         reason: "the same: the table that was refused did not replace the good one",
     },
     Difference {
+        case: "a memory table of more regions than there may be translations",
+        stock: "virtqueue 1: base 0, used 0, flags 1, available event 0, call false, error true",
+        ours: "virtqueue 1: base 1, used 1, flags 0, available event 0, call true, error false",
+        reason: "stock vhost keeps a memory table as it keeps translations, with the same limit, so that its \
+                 first regions are forgotten in silence; a table has no limit but its own here",
+    },
+    Difference {
         case: "reads of every length in format 1",
         stock: "(format [1, 0, 0, 0, 0, 0, 0, 0], iova 0x180012000, size 0x0, address 0x0, permission 1, kind 1, then 98f99bb3)",
         ours: "(format [1, 0, 0, 0, 0, 0, 0, 0], iova 0x180012000, size 0x0, address 0x0, permission 2, kind 1, then 98f99bb3)",

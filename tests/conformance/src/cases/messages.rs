@@ -18,7 +18,7 @@ const INVALIDATE: u8 = 3;
 
 /// A device behind a vIOMMU, in this state, which has no mappings yet. The rings' addresses are those of
 /// the guest.
-fn behind_iommu(node: &Node, format: u32) -> Result<Rig> {
+pub(super) fn behind_iommu(node: &Node, format: u32) -> Result<Rig> {
     let rig = node.rig(State::Stopped)?;
     let features = if format == 2 { IOTLB_MSG_V2 } else { 0 };
     done(
@@ -41,7 +41,7 @@ fn behind_iommu(node: &Node, format: u32) -> Result<Rig> {
 }
 
 /// Whether something can be read.
-fn readable(device: &Device) -> Result<String> {
+pub(super) fn readable(device: &Device) -> Result<String> {
     let mut entries = [PollFd::new(device.as_fd(), PollFlags::all())];
     poll(&mut entries, PollTimeout::ZERO)?;
     Ok(format!("{:?}", entries[0].revents()))
@@ -68,7 +68,7 @@ fn describe(bytes: &[u8]) -> String {
 }
 
 /// The messages that wait.
-fn drain(device: &Device) -> Result<String> {
+pub(super) fn drain(device: &Device) -> Result<String> {
     let mut text = readable(device)?;
     loop {
         let (answer, bytes) = device.read(MESSAGE);
@@ -79,7 +79,7 @@ fn drain(device: &Device) -> Result<String> {
     }
 }
 
-fn update(rig: &Rig, format: u32, region: usize, permission: u8) -> Message {
+pub(super) fn update(rig: &Rig, format: u32, region: usize, permission: u8) -> Message {
     Message {
         format,
         iova: STARTS[region],
@@ -161,11 +161,11 @@ fn help_on(rig: &Rig, format: u32) -> Result<()> {
     Ok(())
 }
 
-fn settle(rig: &Rig, transcript: &mut Transcript<'_>, index: usize) -> Result<()> {
+pub(super) fn settle(rig: &Rig, transcript: &mut Transcript<'_>, index: usize) -> Result<()> {
     transcript.settle(&rig.device, || rig.look(index))
 }
 
-fn transmit_one(rig: &Rig, position: u16) -> Result<()> {
+pub(super) fn transmit_one(rig: &Rig, position: u16) -> Result<()> {
     let queue = &rig.queues[TRANSMIT];
     let descriptor = crate::ring::Descriptor {
         address: STARTS[2] + 0x1000,

@@ -3,6 +3,7 @@
 
 mod backends;
 mod events;
+mod limits;
 mod log;
 mod matrix;
 mod messages;
@@ -19,6 +20,7 @@ pub fn all() -> Cases {
     let mut cases = Cases::default();
     matrix::add(&mut cases);
     values::add(&mut cases);
+    limits::add(&mut cases);
     backends::add(&mut cases);
     events::add(&mut cases);
     messages::add(&mut cases);

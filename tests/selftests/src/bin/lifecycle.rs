@@ -18,6 +18,7 @@ use vhost_iocm_selftests::load::Load;
 use vhost_iocm_selftests::module;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
+use vhost_iocm_selftests::parameter;
 use vhost_iocm_selftests::process::{Owner, Packets};
 use vhost_iocm_selftests::tap;
 use vhost_iocm_selftests::traffic::{Background, Direction, Traffic};
@@ -147,6 +148,21 @@ fn main() -> ExitCode {
     );
 
     suite.case(
+        "the module is loaded with limits in their bounds, and with no others",
+        limits,
+    );
+
+    suite.case(
+        "a parameter of vhost_net that has no meaning here keeps nobody from loading the module",
+        || {
+            with_module("experimental_zcopytx=1", || {
+                let mut nic = Nic::new(&options.node, NicOptions::default())?;
+                Traffic::new(&mut nic, Direction::Both)?.run(50)
+            })
+        },
+    );
+
+    suite.case(
         "the node gets the name asked for, and a number of its own",
         || {
             with_module(&format!("device={NAMED}"), || {
@@ -209,6 +225,38 @@ fn with_module(parameters: &str, run: impl FnOnce() -> Result<()>) -> Result<()>
     let result = run();
     let unloaded = module::ensure_unloaded();
     result.and(unloaded)
+}
+
+/// The limits that are set when the module is loaded, each with its highest value. What they do is compared
+/// with stock vhost by the conformance tests.
+const LIMITS: [(&str, u32); 2] = [("max_mem_regions", 1024), ("max_iotlb_entries", 65536)];
+
+fn limits() -> Result<()> {
+    for (name, highest) in LIMITS {
+        for text in ["", "0", "-1", "many", &(highest + 1).to_string()] {
+            let setting = format!("{name}={text}");
+            let answer = module::load(&setting);
+            module::ensure_unloaded()?;
+            let error = answer
+                .err()
+                .with_context(|| format!("{setting} was taken"))?;
+            let errno = error.downcast_ref::<Errno>();
+            ensure!(errno == Some(&Errno::EINVAL), "{setting} gave {error:#}");
+        }
+        for value in [1, highest] {
+            with_module(&format!("{name}={value}"), || {
+                let says = parameter::read(name)?;
+                ensure!(says == value.to_string(), "{name}={value} became {says}");
+                let answer = parameter::write(name, "2");
+                ensure!(
+                    answer == Err(Errno::EACCES),
+                    "changing {name} afterwards gave {answer:?}"
+                );
+                Ok(())
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn expect_in_use() -> Result<()> {
