@@ -57,8 +57,9 @@ network_start() {
 	ip link add "$bridge" address 52:54:00:12:34:01 type bridge
 	ip address add "$subnet.1/24" dev "$bridge"
 	ip link set "$bridge" up
-	# A stream shall not wait for minutes when its guest stood still for one.
-	sysctl -qw net.ipv4.tcp_min_tso_segs=44 net.ipv4.tcp_rto_max_ms=1000
+	# A stream shall not wait for minutes when its guest stood still for one, nor be given up: with
+	# waits of a second the usual number of them is over after 15 s.
+	sysctl -qw net.ipv4.tcp_min_tso_segs=44 net.ipv4.tcp_rto_max_ms=1000 net.ipv4.tcp_retries2=255
 	"$traffic" serve --listen "$host" >"$guests/serve" 2>&1 &
 	echo $! >"$guests/serve.pid"
 	# Its end is no news that bash should report.
