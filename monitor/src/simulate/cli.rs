@@ -53,12 +53,13 @@ pub struct Args {
     /// Runs of each scenario; each has its own seed, and its own costs within their ranges
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     seeds: u64,
-    /// The first seed
+    /// The first seed; the costs of all runs follow from it and their number
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     first_seed: u64,
-    /// Print the decisions of the default policy in the first run of each scenario, and why
-    #[arg(long)]
-    explain: bool,
+    /// Print the decisions of the default policy in the run of each scenario that has this seed, or
+    /// in the first run, and why
+    #[arg(long, value_name = "SEED")]
+    explain: Option<Option<u64>>,
     /// Thresholds of the default policy, as TOML
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -93,11 +94,18 @@ pub fn run(args: &Args) -> Result<()> {
     let scenarios = scenarios(args)?;
     let costs = Costs::sweep(args.seeds as usize, args.first_seed);
     let mut all = Vec::new();
-    for scenario in &scenarios {
-        if args.explain {
-            explain(scenario, costs[0], args.first_seed, &settings);
-            continue;
+    if let Some(seed) = args.explain {
+        let seed = seed.unwrap_or(args.first_seed);
+        let costs = seed
+            .checked_sub(args.first_seed)
+            .and_then(|index| costs.get(usize::try_from(index).ok()?));
+        let costs = costs.with_context(|| format!("none of the runs has the seed {seed}"))?;
+        for scenario in &scenarios {
+            explain(scenario, *costs, seed, &settings);
         }
+        return Ok(());
+    }
+    for scenario in &scenarios {
         let comparisons = sweep(scenario, &costs, args.first_seed, &settings);
         ensure!(
             comparisons.len() == costs.len(),

@@ -183,6 +183,36 @@ pub struct Row {
     pub changes: f64,
 }
 
+/// What a single run cost, in cores.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Run {
+    /// The seed.
+    pub seed: u64,
+    /// What things cost in it.
+    pub costs: Costs,
+    /// The optimum.
+    pub optimum: f64,
+    /// The default policy.
+    pub standard: f64,
+    /// The original's policy.
+    pub original: f64,
+    /// Stock threads.
+    pub stock: f64,
+}
+
+impl From<&Comparison> for Run {
+    fn from(comparison: &Comparison) -> Self {
+        Self {
+            seed: comparison.seed,
+            costs: comparison.costs,
+            optimum: comparison.optimum.cost,
+            standard: comparison.standard.cost(),
+            original: comparison.original.cost(),
+            stock: comparison.fixed[0].cost(),
+        }
+    }
+}
+
 /// A scenario's results.
 #[derive(Clone, Debug, Serialize)]
 pub struct Results {
@@ -208,6 +238,8 @@ pub struct Results {
     pub over_original_cores: Estimate,
     /// The p99.
     pub over_original_p99: Estimate,
+    /// The single runs, in the order of their seeds.
+    pub runs: Vec<Run>,
 }
 
 impl Results {
@@ -278,6 +310,7 @@ impl Results {
             over_original: Estimate::of(&over_original),
             over_original_cores: Estimate::of(&differences(&Outcome::cores, &|one| &one.original)),
             over_original_p99: Estimate::of(&differences(&Outcome::p99, &|one| &one.original)),
+            runs: comparisons.iter().map(Run::from).collect(),
             rows,
         }
     }
