@@ -27,8 +27,8 @@ fn a_snapshot_is_read_and_mapped_alike() {
     assert_eq!((worker.busy_time, worker.pending_average), (1000, 9));
     let device = &read.devices[0];
     assert_eq!((device.id, device.owner, device.weight), (6, 4242, 150));
-    assert_eq!(device.comm, "qemu-sys");
-    assert_eq!(device.receive_backend, "vnet0");
+    assert_eq!(device.comm.to_string(), "qemu-sys");
+    assert_eq!(device.receive_backend.to_string(), "vnet0");
     let virtqueue = &read.virtqueues[0];
     assert_eq!(
         (virtqueue.device, virtqueue.index, virtqueue.worker),

@@ -27,7 +27,7 @@ fn host(seconds: u64) -> Snapshot {
         snapshot.devices.push(Device {
             id,
             owner: 100 + i64::from(id),
-            receive_backend: format!("vnet{id}"),
+            receive_backend: format!("vnet{id}").as_str().into(),
             weight: 100,
             placed: true,
             ..Device::default()

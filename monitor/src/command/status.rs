@@ -186,8 +186,8 @@ fn workers_table(now: &Snapshot, earlier: Earlier) -> Table {
 fn to_tables(now: &Snapshot, earlier: Earlier, names: &BTreeMap<i64, String>) -> String {
     let mut devices = table(&["DEVICE", "VM", "PID", "INTERFACE", "WEIGHT", "CEILING", ""]);
     for device in &now.devices {
-        let interface = match (&device.receive_backend, &device.transmit_backend) {
-            (receive, transmit) if receive == transmit => receive.clone(),
+        let interface = match (device.receive_backend, device.transmit_backend) {
+            (receive, transmit) if receive == transmit => receive.to_string(),
             (receive, transmit) => format!("{receive}/{transmit}"),
         };
         devices.add_row([
@@ -195,7 +195,7 @@ fn to_tables(now: &Snapshot, earlier: Earlier, names: &BTreeMap<i64, String>) ->
             names
                 .get(&device.owner)
                 .cloned()
-                .unwrap_or_else(|| device.comm.clone()),
+                .unwrap_or_else(|| device.comm.to_string()),
             device.owner.to_string(),
             interface,
             device.weight.to_string(),

@@ -234,9 +234,9 @@ impl Top {
                     vm: self
                         .names
                         .get(&device.owner)
-                        .unwrap_or(&device.comm)
-                        .clone(),
-                    interface: device.receive_backend.clone(),
+                        .cloned()
+                        .unwrap_or_else(|| device.comm.to_string()),
+                    interface: device.receive_backend.to_string(),
                     worker: workers.join(","),
                     packets: sum(|virtqueue| virtqueue.packets),
                     bytes: sum(|virtqueue| virtqueue.bytes),

@@ -8,6 +8,7 @@
 pub mod control;
 pub mod interrupt;
 pub mod mapping;
+pub mod name;
 pub mod process;
 pub mod snapshot;
 pub mod topology;
@@ -39,8 +40,11 @@ impl Root {
     /// What a file says without white space around it, or `None` if it cannot be read: it does not
     /// exist, or what it is about is gone.
     pub fn read(&self, relative: impl AsRef<Path>) -> Option<String> {
-        let text = std::fs::read(self.path(relative)).ok()?;
-        Some(String::from_utf8_lossy(&text).trim().to_owned())
+        let bytes = std::fs::read(self.path(relative)).ok()?;
+        // Nearly all of it is UTF-8, which is much cheaper to check than to mend.
+        let text = String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+        Some(text.trim().to_owned())
     }
 
     /// The names in a directory in their order; none if it does not exist.
@@ -58,10 +62,6 @@ impl Root {
 
 /// A name that somebody else has chosen, without what a terminal would obey.
 pub fn printable(name: &str) -> String {
-    // Nearly all names are of these letters, and they are read a hundred times in a second.
-    if name.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-        return name.to_owned();
-    }
     name.chars()
         .map(|letter| if letter.is_control() { '?' } else { letter })
         .collect()

@@ -4,6 +4,7 @@
 
 use super::control::CLASS;
 use super::mapping::Mapping;
+use super::name::Name;
 use super::Root;
 use crate::failure::{Failure, Result};
 use serde::Serialize;
@@ -78,11 +79,11 @@ pub struct Device {
     /// The process that owns it, or -1.
     pub owner: i64,
     /// The name of that process.
-    pub comm: String,
+    pub comm: Name,
     /// The interface behind the receive virtqueue.
-    pub receive_backend: String,
+    pub receive_backend: Name,
     /// The interface behind the transmit virtqueue.
-    pub transmit_backend: String,
+    pub transmit_backend: Name,
     /// Whether there was a worker for it.
     pub placed: bool,
     /// Its share.
@@ -219,14 +220,8 @@ impl Words<'_> {
     }
 
     /// A name, which has two words.
-    fn text(&self, place: usize) -> String {
-        let mut bytes = [0; 16];
-        for (word, bytes) in (place..).zip(bytes.chunks_exact_mut(8)) {
-            bytes.copy_from_slice(&self.get(word).to_ne_bytes());
-        }
-        let length = bytes.iter().position(|byte| *byte == 0);
-        let bytes = &bytes[..length.unwrap_or(bytes.len())];
-        super::printable(&String::from_utf8_lossy(bytes))
+    fn name(&self, place: usize) -> Name {
+        Name::from_words([self.get(place), self.get(place + 1)])
     }
 }
 
@@ -494,9 +489,9 @@ fn take_record(kind: u64, words: &[u64], snapshot: &mut Snapshot) {
         snapshot.devices.push(Device {
             id: get(at!("id")) as u32,
             owner: get(at!("owner")) as i64,
-            comm: words.text(at!("comm")),
-            receive_backend: words.text(at!("receive_backend")),
-            transmit_backend: words.text(at!("transmit_backend")),
+            comm: words.name(at!("comm")),
+            receive_backend: words.name(at!("receive_backend")),
+            transmit_backend: words.name(at!("transmit_backend")),
             placed: get(at!("placed")) != 0,
             weight: get(at!("weight")) as u32,
             max_time_share: get(at!("max_time_share")) as u32,
