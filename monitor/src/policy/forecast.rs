@@ -5,7 +5,6 @@
 use super::observation::{Device, Observation, Place};
 use super::service::{Counts, Service};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use vhost_iocm_engine::engine::abi::DeviceId;
 
 /// What is assumed of the host.
@@ -165,23 +164,27 @@ impl Forecast {
     }
 }
 
-/// The most that each device wanted lately.
+/// The most that each device wanted lately, in the order of their numbers.
 #[derive(Clone, Debug, Default)]
-pub struct Peaks(BTreeMap<DeviceId, f64>);
+pub struct Peaks(Vec<(DeviceId, f64)>);
 
 impl Peaks {
-    /// Follows the loads: at once where they rise, and by the part `new` where they fall.
+    /// Follows the loads, which are in the order of the devices' numbers: at once where they rise, and
+    /// by the part `new` where they fall. Returns the peaks, the largest first.
     pub fn follow(&mut self, loads: &[(DeviceId, f64)], new: f64) -> Vec<f64> {
-        let before = std::mem::take(&mut self.0);
-        let mut peaks = Vec::with_capacity(loads.len());
-        for (device, load) in loads {
-            let known = before.get(device).copied().unwrap_or(0.0);
-            let peak = (known + new * (load - known)).max(*load);
-            self.0.insert(*device, peak);
-            peaks.push(peak);
-        }
-        peaks.sort_by(|one, other| other.total_cmp(one));
-        peaks
+        let before = |device: &DeviceId| {
+            let place = self.0.binary_search_by_key(device, |(known, _)| *known);
+            place.map_or(0.0, |place| self.0[place].1)
+        };
+        let peak = |(device, load): &(DeviceId, f64)| {
+            let known = before(device);
+            (*device, (known + new * (load - known)).max(*load))
+        };
+        let peaks: Vec<(DeviceId, f64)> = loads.iter().map(peak).collect();
+        let mut sorted: Vec<f64> = peaks.iter().map(|(_, peak)| *peak).collect();
+        sorted.sort_by(|one, other| other.total_cmp(one));
+        self.0 = peaks;
+        sorted
     }
 }
 
