@@ -28,6 +28,11 @@ struct Monitor {
 impl Monitor {
     /// One that is told to do nothing, with this configuration.
     fn start(config: &str) -> Self {
+        Self::start_with_log(config, "info")
+    }
+
+    /// As before, saying what has this level.
+    fn start_with_log(config: &str, level: &str) -> Self {
         let tree = host();
         tree.write("etc/iocm.toml", config);
         let address = tree.path("notify");
@@ -37,6 +42,7 @@ impl Monitor {
         let child = tree
             .iocm(&["monitor", "--dry-run"])
             .env("NOTIFY_SOCKET", &address)
+            .env("RUST_LOG", level)
             .stdin(Stdio::null())
             .stdout(file("output"))
             .stderr(file("log"))
@@ -93,6 +99,19 @@ impl Monitor {
                 return;
             }
             assert!(Instant::now() < end, "no {words:?} in {output}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until a line of its log has these words, and returns it.
+    fn expect_line(&self, words: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log();
+            if let Some(line) = log.iter().find(|line| line.contains(words)) {
+                return line.clone();
+            }
+            assert!(Instant::now() < end, "no {words:?} in {log:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -242,4 +261,20 @@ fn the_unit_is_exposed_to_little() {
         return;
     };
     assert!(is_below, "{text}");
+}
+
+/// An operator who asks for it hears why there are not more cores; nobody else does.
+#[test]
+fn what_cores_cost_is_said_to_who_asks() {
+    let monitor = Monitor::start_with_log("interval_ms = 10\n", "debug");
+    let line = monitor.expect_line("what cores cost");
+    assert!(line.contains("DEBUG"), "{line}");
+    // The host has a core that is kept, and nothing to do.
+    assert!(line.contains("0: 0.00; 1: 1.00; 2: 2.00"), "{line}");
+    let monitor = Monitor::start("interval_ms = 10\n");
+    monitor.expect_told("READY=1");
+    for _ in 0..3 {
+        monitor.expect_told("WATCHDOG=1");
+    }
+    assert_eq!(monitor.log(), Vec::<String>::new());
 }

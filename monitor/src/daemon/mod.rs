@@ -5,6 +5,7 @@
 pub mod config;
 pub mod metrics;
 pub mod observe;
+pub mod prices;
 
 use crate::act::ground::{Host, Whom};
 use crate::act::Arms;
@@ -19,11 +20,13 @@ use crate::policy::Policy;
 use config::Config;
 use metrics::{Shared, State};
 use observe::Observer;
+use prices::Prices;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
+use tracing::level_filters::LevelFilter;
 
 /// How often it is made sure that guests are off the CPUs that are kept: those that came since, and
 /// all of them.
@@ -40,7 +43,10 @@ const REST_MAX: Duration = Duration::from_secs(60);
 /// A broken configuration, no module, no permission, another monitor.
 pub fn run(root: &Root, options: &Monitor) -> Result<()> {
     let config = configuration(root, options)?;
+    let level = std::env::var("RUST_LOG").ok();
+    let level = level.and_then(|level| level.parse().ok());
     let logs = tracing_subscriber::fmt()
+        .with_max_level(level.unwrap_or(LevelFilter::INFO))
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(false);
@@ -79,6 +85,7 @@ pub fn run(root: &Root, options: &Monitor) -> Result<()> {
         shared: Shared::default(),
         offer: None,
         last: Plan::default(),
+        prices: Prices::default(),
         rest: REST,
         resting_until: None,
         config,
@@ -149,6 +156,8 @@ struct Daemon {
     offer: Option<metrics::Offer>,
     /// What would have been done last, so that it is not said again and again.
     last: Plan,
+    /// What was said about numbers of cores.
+    prices: Prices,
     rest: Duration,
     resting_until: Option<Instant>,
 }
@@ -202,6 +211,11 @@ impl Daemon {
         let taken = self.arms.as_ref().map_or_else(CpuSet::new, Arms::taken);
         let observation = self.observer.observe(&self.config.limits, &taken)?;
         let plan = self.policy.decide(&observation);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            if let Some(prices) = self.prices.tell(self.policy.prices(), Instant::now()) {
+                tracing::debug!("what cores cost, in cores, by their number: {prices}");
+            }
+        }
         let is_offered = self.offer.is_some();
         self.tell(|state, observer| {
             if is_offered {

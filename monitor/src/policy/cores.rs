@@ -17,6 +17,7 @@
 
 use super::forecast::{guests_busy, Assumptions, Demand, Forecast, Peaks};
 use super::observation::{Device, Observation, Place};
+use super::price::Price;
 use super::regret::Regret;
 use super::service::Service;
 use super::trend::Trend;
@@ -83,6 +84,8 @@ pub struct Cores {
     expected: Option<u32>,
     /// For so many intervals nothing is decided: what waited is being served.
     settling: u32,
+    /// What each number of cores would have cost in the last interval.
+    prices: Vec<Price>,
 }
 
 /// The weight of a new interval in a moving average.
@@ -111,8 +114,15 @@ impl Cores {
         }
     }
 
+    /// What each number of cores would have cost in the last interval, from 0 on; nothing if there
+    /// was nothing to decide.
+    pub fn prices(&self) -> &[Price] {
+        &self.prices
+    }
+
     /// How many cores there are to be; `None`: as many as there are.
     pub fn decide(&mut self, observation: &Observation) -> Option<Verdict> {
+        self.prices.clear();
         let cores = observation.io_cores();
         let limits = &observation.limits;
         let most = limits.cores_max.min(
@@ -144,37 +154,37 @@ impl Cores {
             return None;
         }
         let is_late = cores > 0 && age.late > 1.0;
-        let mut costs: Vec<f64> = (0..=most)
-            .map(|number| self.cost(number, &forecast, observation))
+        let mut prices: Vec<Price> = (0..=most)
+            .map(|number| self.price(number, &forecast, observation))
             .collect();
         let is_saturated = served > SATURATION * f64::from(cores);
         let now = cores as usize;
         if cores > 0 {
-            costs[now] = f64::from(cores) + age.notifications;
+            let late = if is_late { LATE } else { 0.0 };
+            prices[now] = Price::Cores(f64::from(cores) + age.notifications + late);
             if is_late {
-                costs[now] += LATE;
                 // How much there is to do is not seen where no time is left. Home threads have all
                 // the cores of the host, so they serve what is there, and it is seen how much that
                 // is. If they cannot, cores are taken in steps that grow with their number.
-                let enough = match (is_saturated, costs[0].is_finite()) {
-                    (true, true) => costs.len(),
+                let enough = match (is_saturated, prices[0].value().is_finite()) {
+                    (true, true) => prices.len(),
                     (true, false) => now + now.div_ceil(2),
                     (false, _) => now + 1,
                 };
-                for (number, cost) in costs.iter_mut().enumerate().skip(1) {
+                for (number, price) in prices.iter_mut().enumerate().skip(1) {
                     if number != now && number < enough {
-                        *cost = f64::INFINITY;
+                        *price = Price::Later;
                     }
                 }
             }
         } else {
-            costs[0] = served + age.notifications;
+            prices[0] = Price::Cores(served + age.notifications);
         }
-        for (number, cost) in costs.iter_mut().enumerate() {
-            if (number as u32) < least {
-                *cost = f64::INFINITY;
-            }
+        for price in prices.iter_mut().take(least as usize) {
+            *price = Price::TooFew;
         }
+        let costs: Vec<f64> = prices.iter().map(|price| price.value()).collect();
+        self.prices = prices;
         let change = self.handover / interval;
         let next = self.regret.decide(now, &costs, change) as u32;
         if next == cores {
@@ -201,26 +211,27 @@ impl Cores {
         })
     }
 
-    /// What so many cores would cost, in cores.
-    fn cost(&self, number: u32, forecast: &Forecast, observation: &Observation) -> f64 {
+    /// What so many cores would cost.
+    fn price(&self, number: u32, forecast: &Forecast, observation: &Observation) -> Price {
         if number == 0 {
             if forecast.home_busiest > SATURATION {
-                return f64::INFINITY;
+                return Price::HomeBusy(forecast.home_busiest);
             }
-            return forecast.home;
+            return Price::Cores(forecast.home);
         }
         let busiest = forecast.busiest(number);
         let now = observation.io_cores();
         let growth = if number > now { forecast.growth } else { 1.0 };
         if busiest * growth > self.settings.utilisation {
-            return f64::INFINITY;
+            return Price::WorkerBusy(busiest * growth);
         }
         if number > now {
             // Guests get what home threads used, and lose the cores.
             let rest = if now == 0 { forecast.home } else { 0.0 };
             let left = observation.guest_cores().count() as f64 - f64::from(number - now);
-            if guests_busy(observation) - rest > GUESTS * left {
-                return f64::INFINITY;
+            let wanted = guests_busy(observation) - rest;
+            if wanted > GUESTS * left {
+                return Price::GuestsBusy { wanted, left };
             }
         }
         let margin = if number > now {
@@ -228,7 +239,7 @@ impl Cores {
         } else {
             0.0
         };
-        f64::from(number) * (1.0 + margin) + forecast.notifications
+        Price::Cores(f64::from(number) * (1.0 + margin) + forecast.notifications)
     }
 
     /// What an interval comes to, what served in it, in cores, and how long work waited. It is learned
@@ -238,7 +249,7 @@ impl Cores {
         let mut forecast = Forecast::default();
         let mut age = Age::default();
         let mut served = 0.0;
-        let mut loads = Vec::new();
+        let mut loads = Vec::with_capacity(observation.devices.len());
         let interval = observation.interval.max(1) as f64;
         let is_home = observation.io_cores() == 0;
         for device in &observation.devices {

@@ -13,6 +13,7 @@ pub mod original;
 pub mod placement;
 pub mod plan;
 pub mod polling;
+pub mod price;
 pub mod regret;
 pub mod service;
 pub mod standard;

@@ -7,6 +7,7 @@ use super::observation::Observation;
 use super::placement::{arrange, Mode};
 use super::plan::Plan;
 use super::polling;
+use super::price::Price;
 use super::weights::{self, Weights};
 use super::Policy;
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,12 @@ impl Standard {
             weights: Weights::new(settings.weights.clone()),
             settings,
         }
+    }
+
+    /// What each number of cores would have cost in the interval that was decided about last, from 0
+    /// on; nothing if the number was not to be decided about.
+    pub fn prices(&self) -> &[Price] {
+        self.cores.prices()
     }
 }
 
