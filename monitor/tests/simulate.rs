@@ -28,10 +28,10 @@ fn directory() -> TempDir {
 
 fn simulate(directory: &TempDir, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_iocm"));
-    command
-        .current_dir(directory)
-        .args(["simulate", "few.toml"]);
-    command.args(arguments).output().expect("run iocm")
+    command.current_dir(directory).arg("simulate");
+    // Behind the options, so that none of them takes it for its value.
+    let command = command.args(arguments).arg("few.toml");
+    command.output().expect("run iocm")
 }
 
 /// The results with four seeds, as text.
@@ -70,22 +70,20 @@ fn load_and_costs_follow_from_the_first_seed() {
 #[test]
 fn any_run_can_be_explained() {
     let directory = directory();
-    let explain = |seed: &[&str]| {
-        let seeds = ["--seeds", "4", "--first-seed", "7", "--explain"];
-        simulate(&directory, &[&seeds[..], seed].concat())
-    };
-    let costs = |seed: &[&str]| {
-        let output = explain(seed);
+    let explain =
+        |option: &str| simulate(&directory, &["--seeds", "4", "--first-seed", "7", option]);
+    let costs = |option: &str| {
+        let output = explain(option);
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8(output.stdout).expect("text");
         let line = text.lines().next().expect("a line");
         assert!(line.starts_with("few with Costs"), "{line}");
         line.to_owned()
     };
-    assert_eq!(costs(&[]), costs(&["7"]));
-    assert_ne!(costs(&["9"]), costs(&["10"]));
+    assert_eq!(costs("--explain"), costs("--explain=7"));
+    assert_ne!(costs("--explain=9"), costs("--explain=10"));
     for seed in ["6", "11"] {
-        let output = explain(&[seed]);
+        let output = explain(&format!("--explain={seed}"));
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert_eq!(text.lines().count(), 1, "{text}");

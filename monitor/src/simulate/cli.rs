@@ -58,7 +58,7 @@ pub struct Args {
     first_seed: u64,
     /// Print the decisions of the default policy in the run of each scenario that has this seed, or
     /// in the first run, and why
-    #[arg(long, value_name = "SEED")]
+    #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true)]
     explain: Option<Option<u64>>,
     /// Thresholds of the default policy, as TOML
     #[arg(long, value_name = "FILE")]
