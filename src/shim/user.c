@@ -140,12 +140,28 @@ void iocm_faults_enable(void)
 	pagefault_enable();
 }
 
-/* The page at the user address @addr, if it is resident. The caller owns a reference to it. */
+/*
+ * The page at the user address @addr, if it is resident. The caller owns a reference to it.
+ *
+ * Some architectures (User Mode Linux) have no way to look it up without a lock of the address
+ * space. There the page is missed as well while somebody changes the mappings.
+ */
 struct page *iocm_page_get(u64 addr)
 {
+	struct mm_struct *mm = current->mm;
 	struct page *page;
+	long count;
 
-	return get_user_pages_fast_only(addr & PAGE_MASK, 1, 0, &page) == 1 ? page : NULL;
+	addr &= PAGE_MASK;
+	if (IS_ENABLED(CONFIG_HAVE_GUP_FAST)) {
+		count = get_user_pages_fast_only(addr, 1, 0, &page);
+	} else {
+		if (!mmap_read_trylock(mm))
+			return NULL;
+		count = get_user_pages(addr, 1, FOLL_NOFAULT, &page);
+		mmap_read_unlock(mm);
+	}
+	return count == 1 ? page : NULL;
 }
 
 void iocm_page_put(struct page *page)
