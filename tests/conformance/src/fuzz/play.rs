@@ -94,7 +94,9 @@ pub fn play(scene: &Scene, node: &Node, transcript: &mut Transcript<'_>) -> Resu
         "packets left: {}",
         driver.rig.ground.tap.discard()?
     ));
-    driver.forget_what_may_differ();
+    for index in 0..VIRTQUEUES {
+        driver.forget_what_may_differ(index);
+    }
     transcript.note(format!("memory: {:x}", driver.rig.arena().checksum()));
     Ok(())
 }
@@ -339,17 +341,15 @@ impl<'a> Driver<'a> {
             && !self.rig.queues[TRANSMIT].error.seen()?)
     }
 
-    /// Clears what is in memory that says nothing.
-    fn forget_what_may_differ(&self) {
-        for (index, queue) in self.rig.queues.iter().enumerate() {
-            let (ring, arena) = (queue.ring, self.rig.arena());
-            if self.scene.features & feature::EVENT_IDX != 0 {
-                arena.store(ring.used, 0);
-            }
-            // Where the elements are depends on how many chains were given back at once.
-            if self.scene.in_order() && index == TRANSMIT {
-                arena.write(ring.used + 4, &vec![0; 8 * usize::from(ring.size)]);
-            }
+    /// Clears what is in the memory of a ring that says nothing.
+    fn forget_what_may_differ(&self, index: usize) {
+        let (ring, arena) = (self.rig.queues[index].ring, self.rig.arena());
+        if self.scene.features & feature::EVENT_IDX != 0 {
+            arena.store(ring.used, 0);
+        }
+        // Where the elements are depends on how many chains were given back at once.
+        if self.scene.in_order() && index == TRANSMIT {
+            arena.write(ring.used + 4, &vec![0; 8 * usize::from(ring.size)]);
         }
     }
 
@@ -483,6 +483,7 @@ impl<'a> Driver<'a> {
             Step::Restart { queue, skip } => self.restart(*queue, *skip),
             Step::Reset { queue, size, base } => {
                 self.rig.stop_queue(*queue)?;
+                self.forget_what_may_differ(*queue);
                 self.rig.queues[*queue].ring = self.scene.place(*queue, *size);
                 self.broken[*queue] = false;
                 self.set_up(*queue, *base)?;
