@@ -3,6 +3,7 @@
 //! Module parameters, as they are now: user space may change them while the module is loaded.
 
 use super::bindings as shim;
+use super::home;
 use crate::engine::sched::polling::{Mode, Tunables};
 use crate::engine::sched::standby;
 
@@ -70,6 +71,16 @@ pub fn worker_nice() -> i32 {
 pub fn worker_priority() -> u32 {
     // SAFETY: The function reads a parameter.
     unsafe { shim::iocm_worker_priority() }
+}
+
+/// Which threads new devices have at home.
+pub fn home_kind() -> home::Kind {
+    // SAFETY: The function reads a parameter.
+    if unsafe { shim::iocm_fork_from_owner_default() } {
+        home::Kind::Task
+    } else {
+        home::Kind::Kthread
+    }
 }
 
 /// The most regions of a memory table.

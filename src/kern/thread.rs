@@ -43,6 +43,12 @@ impl Current {
         unsafe { bindings::kthread_should_stop() }
     }
 
+    /// Lets [`Thread::interrupt`] end waits for user memory.
+    pub(super) fn allow_interrupt(&self) {
+        // SAFETY: The current thread is a kernel thread.
+        unsafe { shim::iocm_allow_interrupt() };
+    }
+
     /// Sleeps until something comes into `inbox`, the thread is asked to end, or, if there is a
     /// `timeout`, so many nanoseconds have passed.
     pub fn sleep_unless<S: Service>(&self, inbox: &Inbox<S>, timeout: Option<u64>) {
@@ -174,6 +180,23 @@ impl<B: Body> Thread<B> {
         // Until it has run, nobody but this module may move it.
         thread.shared.started.wait_for_completion();
         Ok(thread)
+    }
+
+    /// Moves the thread into the cgroups of the current process.
+    ///
+    /// # Errors
+    ///
+    /// What their controllers refuse.
+    pub(super) fn join_cgroups(&self) -> Result {
+        // SAFETY: By the type invariant the thread's structure is valid.
+        to_result(unsafe { shim::iocm_join_cgroups(self.task.as_ptr()) })
+    }
+
+    /// Keeps the thread, which has allowed it, from waiting for user memory: what is not there is
+    /// missing. It does not sleep any more either, so it is to be dropped then.
+    pub(super) fn interrupt(&self) {
+        // SAFETY: By the type invariant the thread's structure is valid.
+        unsafe { shim::iocm_interrupt(self.task.as_ptr()) };
     }
 
     /// The thread's number in the initial namespace.

@@ -7,6 +7,7 @@
 #include <linux/sched/prio.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
+#include <linux/vhost.h>
 
 #include "shim.h"
 
@@ -99,6 +100,19 @@ UINT_PARAMETER_MODE(max_mem_regions, 64, 1, 1024, 0444,
 		    "regions that a memory table may have, 1 to 1024 (default: 64)")
 UINT_PARAMETER_MODE(max_iotlb_entries, 2048, 1, 65536, 0444,
 		    "translations that a device IOTLB may have, 1 to 65536 (default: 2048)")
+
+static bool fork_from_owner_default = VHOST_FORK_OWNER_TASK;
+
+#ifdef CONFIG_VHOST_ENABLE_FORK_OWNER_CONTROL
+module_param(fork_from_owner_default, bool, 0444);
+MODULE_PARM_DESC(fork_from_owner_default, "1: the home threads of new devices are threads of their owners (default); 0: kernel threads");
+#endif
+
+bool iocm_fork_from_owner_default(void)
+{
+	return fork_from_owner_default;
+}
+
 UINT_PARAMETER(worker_priority, 0, 0, MAX_RT_PRIO - 1,
 	       "real-time priority of new workers, 1 to 99, or 0 for none (default: 0)")
 

@@ -94,6 +94,9 @@ struct iocm_softirqs {
 void iocm_allow_affinity(void);
 int iocm_task_cpu(struct task_struct *task);
 size_t iocm_task_cpus(struct task_struct *task, char *text, size_t size);
+int iocm_join_cgroups(struct task_struct *task);
+void iocm_allow_interrupt(void);
+void iocm_interrupt(struct task_struct *task);
 int iocm_task_nice(struct task_struct *task);
 void iocm_task_set_nice(struct task_struct *task, int nice);
 unsigned int iocm_task_priority(struct task_struct *task);
@@ -203,6 +206,7 @@ unsigned int iocm_park_after_us(void);
 unsigned int iocm_max_woken(void);
 unsigned int iocm_max_mem_regions(void);
 unsigned int iocm_max_iotlb_entries(void);
+bool iocm_fork_from_owner_default(void);
 int iocm_worker_nice(void);
 unsigned int iocm_worker_priority(void);
 

@@ -2,6 +2,7 @@
 /*
  * Threads and processors, where the kernel offers macros and static inlines only.
  */
+#include <linux/cgroup.h>
 #include <linux/cpumask.h>
 #include <linux/hrtimer.h>
 #include <linux/kernel_stat.h>
@@ -53,6 +54,27 @@ int iocm_task_cpu(struct task_struct *task)
 size_t iocm_task_cpus(struct task_struct *task, char *text, size_t size)
 {
 	return scnprintf(text, size, "%*pbl\n", cpumask_pr_args(task->cpus_ptr));
+}
+
+/* Moves @task, a kernel thread of this module, into the cgroups of the current task. */
+int iocm_join_cgroups(struct task_struct *task)
+{
+	return cgroup_attach_task_all(current, task);
+}
+
+/*
+ * Lets iocm_interrupt() end waits of the current kernel thread, and nobody else: signals of user
+ * space are dropped.
+ */
+void iocm_allow_interrupt(void)
+{
+	allow_kernel_signal(SIGKILL);
+}
+
+/* From now on @task, a kernel thread that allowed it, waits for no user memory any more. */
+void iocm_interrupt(struct task_struct *task)
+{
+	send_sig(SIGKILL, task, 1);
 }
 
 /* The nice value of @task, which counts while it has no real-time priority. */

@@ -16,7 +16,7 @@ use crate::engine::ring::{Layout, Ring};
 use crate::engine::stats::Tally;
 use crate::kern::error::{enobufs, eopnotsupp, ring_errno};
 use crate::kern::eventfd::{EventFd, FileRef};
-use crate::kern::home::Home;
+use crate::kern::home::{Home, Kind};
 use crate::kern::inbox::Inbox;
 use crate::kern::misc::Poll;
 use crate::kern::mm::OwnerMm;
@@ -27,7 +27,8 @@ use crate::kern::snapshot::Snapshot;
 use crate::kern::tap::{self, Receiver, Socket};
 use crate::kern::user::{access_ok, Argument, MemoryTable, UserMemory};
 use crate::kern::vhost_abi::{
-    ioctl, vhost_vring_addr, vhost_vring_file, vhost_vring_state, MemoryHead, VHOST_VRING_F_LOG,
+    ioctl, vhost_vring_addr, vhost_vring_file, vhost_vring_state, MemoryHead, FORK_OWNER_CONTROL,
+    VHOST_VRING_F_LOG,
 };
 use crate::kern::watch::{Watch, READABLE, WRITABLE};
 use kernel::iov::{IovIterDest, IovIterSource};
@@ -45,12 +46,29 @@ const USED_RING_LOGGED: u32 = 1 << VHOST_VRING_F_LOG;
 #[derive(Default)]
 struct Setup {
     owner: Option<OwnerMm>,
-    /// The thread in the owner's process.
+    /// The thread that the device has at home.
     home: Option<Home<HomeWork>>,
+    /// Of which kind it is, or is going to be.
+    home_kind: Kind,
     memory: Option<Arc<MemoryTable>>,
 }
 
 impl Setup {
+    /// Of a device that nobody owns.
+    fn unowned() -> Self {
+        Self {
+            home_kind: parameters::home_kind(),
+            ..Self::default()
+        }
+    }
+
+    /// The home thread is to end, and whoever stops the device waits for the slice that it serves.
+    fn interrupt(&self) {
+        if let Some(home) = &self.home {
+            home.interrupt();
+        }
+    }
+
     /// The owner, if it is the caller.
     fn check_owner(&self) -> Result<&OwnerMm> {
         match &self.owner {
@@ -108,7 +126,7 @@ impl Device {
                 id,
                 common,
                 virtqueues,
-                setup <- new_mutex!(Setup::default(), "vhost_iocm::Device::setup"),
+                setup <- new_mutex!(Setup::unowned(), "vhost_iocm::Device::setup"),
                 label <- new_spinlock!(Label::default(), "vhost_iocm::Device::label"),
             }),
             GFP_KERNEL,
@@ -148,6 +166,7 @@ impl Device {
 
     /// Ends all that the device does, when its file is closed.
     pub fn close(&self) {
+        self.setup.lock().interrupt();
         self.stop();
         self.common.channel.close();
         let setup = core::mem::take(&mut *self.setup.lock());
@@ -197,6 +216,11 @@ impl Device {
             }
             ioctl::SET_OWNER => self.set_owner()?,
             ioctl::RESET_OWNER => self.reset_owner()?,
+            ioctl::SET_FORK_FROM_OWNER if FORK_OWNER_CONTROL => self.set_home_kind(argument)?,
+            ioctl::GET_FORK_FROM_OWNER if FORK_OWNER_CONTROL => {
+                let setup = self.setup.lock();
+                argument.write(&u8::from(setup.home_kind == Kind::Task))?;
+            }
             _ => {
                 let mut setup = self.setup.lock();
                 setup.check_owner()?;
@@ -302,9 +326,9 @@ impl Device {
         let owner = OwnerMm::current()?;
         let buffers = [Buffers::new()?, Buffers::new()?];
         let name = CString::try_from_fmt(format_args!("vhost-{}", current!().pid()))?;
-        // A limit that forbids another thread is ENOMEM to a caller of stock vhost.
-        let home = Home::start(&name, HomeWork::new(&self.virtqueues, owner.clone())?)
-            .map_err(|error| if error == EAGAIN { ENOMEM } else { error })?;
+        let work = HomeWork::new(&self.virtqueues, owner.clone())?;
+        // Whatever forbids another thread is ENOMEM to a caller of stock vhost.
+        let home = Home::start(setup.home_kind, &name, work).map_err(|_| ENOMEM)?;
         for (index, buffers) in buffers.into_iter().enumerate() {
             let mut queue = self.hold(index);
             queue.buffers = Some(buffers);
@@ -321,14 +345,27 @@ impl Device {
         let mut setup = self.setup.lock();
         setup.check_owner()?;
         let memory = MemoryTable::empty()?;
+        setup.interrupt();
         self.stop();
         for index in 0..VIRTQUEUES {
             self.hold(index).memory = Some(memory.clone());
         }
         *setup = Setup {
-            owner: None,
-            home: None,
             memory: Some(memory),
+            ..Setup::unowned()
+        };
+        Ok(())
+    }
+
+    fn set_home_kind(&self, argument: Argument) -> Result {
+        let mut setup = self.setup.lock();
+        if setup.owner.is_some() {
+            return Err(EBUSY);
+        }
+        setup.home_kind = match argument.read::<u8>()? {
+            0 => Kind::Kthread,
+            1 => Kind::Task,
+            _ => return Err(EINVAL),
         };
         Ok(())
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A device at home: in a thread of its owner, where it may wait for memory.
+//! A device at home: in a thread of its own, where it may wait for memory.
 
 use super::net::{self, How, Next};
 use super::virtqueue::Virtqueue;
@@ -8,7 +8,7 @@ use crate::engine::stats::Tally;
 use crate::kern::cpu;
 use crate::kern::home::Body;
 use crate::kern::inbox::Inbox;
-use crate::kern::mm::OwnerMm;
+use crate::kern::mm::{InMm, OwnerMm};
 use crate::kern::parameters;
 use crate::kern::served::Served;
 use crate::kern::thread::stolen_time;
@@ -56,7 +56,11 @@ impl Body for HomeWork {
         &self.virtqueues
     }
 
-    fn serve(&self, virtqueue: Arc<Served<Virtqueue>>) {
+    fn owner(&self) -> &OwnerMm {
+        &self.owner
+    }
+
+    fn serve(&self, virtqueue: Arc<Served<Virtqueue>>, mm: Option<InMm<'_>>) {
         let Some(mut slice) = virtqueue.begin(&self.inbox, false) else {
             return;
         };
@@ -73,7 +77,7 @@ impl Body for HomeWork {
             tally.parks += 1;
             trace::park(virtqueue.id);
         }
-        let next = match self.owner.as_current() {
+        let next = match mm {
             Some(mm) => {
                 let mut how = How {
                     shared: false,

@@ -87,6 +87,17 @@ pub mod request {
         0x24,
         vhost_vring_state
     );
+    ioctl_iow_nr!(VHOST_SET_FORK_FROM_OWNER, VHOST, 0x84, u8);
+    ioctl_ior_nr!(VHOST_GET_FORK_FROM_OWNER, VHOST, 0x85, u8);
+}
+
+/// Whether the vhost that is loaded lets user space say of which kind home threads are
+/// (`CONFIG_VHOST_ENABLE_FORK_OWNER_CONTROL`).
+pub fn knows_fork_owner() -> bool {
+    ["vhost_iocm", "vhost"].iter().any(|module| {
+        let parameters = Path::new("/sys/module").join(module).join("parameters");
+        parameters.join("fork_from_owner_default").exists()
+    })
 }
 
 /// An open vhost device.
@@ -139,6 +150,24 @@ impl Device {
     fn set<T>(&self, request: u64, argument: &T) -> Result<(), Errno> {
         // SAFETY: Nothing is written.
         unsafe { self.ioctl(request, std::ptr::from_ref(argument) as u64) }.map(drop)
+    }
+
+    /// Asks for a home thread of a kind: 1 is a thread of the owner, 0 a kernel thread.
+    pub fn set_fork_from_owner(&self, kind: u8) -> Result<(), Errno> {
+        self.set(request::VHOST_SET_FORK_FROM_OWNER(), &kind)
+    }
+
+    /// The kind of the home thread that the device has, or would get.
+    pub fn fork_from_owner(&self) -> Result<u8, Errno> {
+        let mut kind = u8::MAX;
+        // SAFETY: The request writes this byte.
+        unsafe {
+            self.ioctl(
+                request::VHOST_GET_FORK_FROM_OWNER(),
+                std::ptr::from_mut(&mut kind) as u64,
+            )
+        }?;
+        Ok(kind)
     }
 
     /// Makes the calling process the owner.

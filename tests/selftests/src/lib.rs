@@ -16,6 +16,7 @@
 )]
 
 pub mod card;
+pub mod cgroup;
 pub mod control;
 pub mod counters;
 pub mod cpu;

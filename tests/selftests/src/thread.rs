@@ -78,6 +78,11 @@ impl Thread {
         Ok(list.context("no Cpus_allowed_list")?.trim().to_owned())
     }
 
+    /// The number of its process's parent: 2 for all threads of the kernel.
+    pub fn parent(self) -> Result<i32> {
+        self.stat_field(4)
+    }
+
     /// The CPU on which it ran last.
     pub fn last_cpu(self) -> Result<i32> {
         self.stat_field(39)

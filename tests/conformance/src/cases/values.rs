@@ -10,6 +10,8 @@ use crate::memory::{Edge, REGION, STARTS};
 use crate::rig::{done, Rig, State};
 use crate::transcript::Transcript;
 
+use super::messages::{settle, transmit_one};
+
 /// An address that no process has.
 const KERNEL: u64 = 0xffff_8000_0000_0000;
 /// The last address that a process may have is below this one.
@@ -85,6 +87,45 @@ fn sizes_and_bases(cases: &mut Cases) {
             }
         }
     }
+}
+
+/// Adds the case of the requests that say of which kind the thread is that serves the device.
+fn home_threads(cases: &mut Cases) {
+    cases.add(
+        "SET_FORK_FROM_OWNER with all values, without owner, with one, and without again",
+        |node: &Node, transcript| {
+            let device = node.open()?;
+            for state in ["fresh", "owned", "reset"] {
+                match state {
+                    "owned" => transcript.answer("own", &device.set_owner()),
+                    "reset" => {
+                        transcript.answer("reset", &device.set(request::RESET_OWNER, &[]));
+                    }
+                    _ => {}
+                }
+                for value in (0..=u8::MAX).rev() {
+                    let mut kind = vec![0xee];
+                    let answer = device.call(request::GET_FORK_FROM_OWNER, &mut kind);
+                    transcript.answer(&format!("{state}: get"), &answer);
+                    transcript.note(format!("{kind:x?}"));
+                    let answer = device.set(request::SET_FORK_FROM_OWNER, &[value]);
+                    transcript.answer(&format!("{state}: set {value}"), &answer);
+                }
+            }
+            Ok(())
+        },
+    );
+    cases.add(
+        "a packet of a device with a kernel thread",
+        |node: &Node, transcript| {
+            let device = node.open()?;
+            let answer = device.set(request::SET_FORK_FROM_OWNER, &[0]);
+            transcript.answer("set", &answer);
+            let rig = Rig::with(device, &node.ground, State::Running)?;
+            transmit_one(&rig, 0)?;
+            settle(&rig, transcript, TRANSMIT)
+        },
+    );
 }
 
 type Change = fn(&mut Addresses);
@@ -398,6 +439,7 @@ pub fn add(cases: &mut Cases) {
     tables(cases);
     features(cases);
     lifetime(cases);
+    home_threads(cases);
 }
 
 /// What survives when a device is given up, or its owner executes another program.

@@ -10,8 +10,9 @@ use std::process::ExitCode;
 use anyhow::{bail, ensure, Context, Result};
 use clap::Parser;
 use nix::errno::Errno;
-use vhost_iocm_selftests::control::Control;
-use vhost_iocm_selftests::device::Device;
+use vhost_iocm_selftests::cgroup::{self, Group};
+use vhost_iocm_selftests::control::{virtqueue, Control};
+use vhost_iocm_selftests::device::{self, Device};
 use vhost_iocm_selftests::frame;
 use vhost_iocm_selftests::ktap::{skip, Outcome, Suite};
 use vhost_iocm_selftests::load::Load;
@@ -19,9 +20,11 @@ use vhost_iocm_selftests::module;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
 use vhost_iocm_selftests::parameter;
-use vhost_iocm_selftests::process::{Owner, Packets};
+use vhost_iocm_selftests::process::{receive_fd, Owner, Packets, Part};
 use vhost_iocm_selftests::tap;
+use vhost_iocm_selftests::thread::{self, Thread};
 use vhost_iocm_selftests::traffic::{Background, Direction, Traffic};
+use vhost_iocm_selftests::userfault::Faults;
 use vhost_iocm_selftests::wait;
 use vhost_iocm_selftests::wire::PacketSocket;
 
@@ -153,6 +156,26 @@ fn main() -> ExitCode {
     );
 
     suite.case(
+        "a device is told of which kind its home thread is, until it has an owner",
+        || with_fork_owner("", || home_kinds(options)),
+    );
+
+    suite.case(
+        "a home thread is a kernel thread where that is asked for, and serves in its owner's cgroup",
+        || with_fork_owner("fork_from_owner_default=0", || kernel_thread(options)),
+    );
+
+    suite.case(
+        "a kernel thread at home leaves an owner's memory alone when that is killed, and ends with the device",
+        || with_fork_owner("fork_from_owner_default=0", || kill_owner(options)),
+    );
+
+    suite.case(
+        "a kernel thread at home that waits for an owner's memory ends when the owner is killed",
+        || with_fork_owner("fork_from_owner_default=0", || kill_in_fault(options)),
+    );
+
+    suite.case(
         "a parameter of vhost_net that has no meaning here keeps nobody from loading the module",
         || {
             with_module("experimental_zcopytx=1", || {
@@ -225,6 +248,149 @@ fn with_module(parameters: &str, run: impl FnOnce() -> Result<()>) -> Result<()>
     let result = run();
     let unloaded = module::ensure_unloaded();
     result.and(unloaded)
+}
+
+/// Like [`with_module`], where the kernel's own vhost offers a choice of home threads.
+fn with_fork_owner(parameters: &str, run: impl FnOnce() -> Result<()>) -> Result<Outcome> {
+    let mut offered = true;
+    with_module(parameters, || {
+        offered = device::knows_fork_owner();
+        if offered {
+            run()
+        } else {
+            Ok(())
+        }
+    })?;
+    if offered {
+        Ok(Outcome::Pass)
+    } else {
+        skip("this kernel has no VHOST_ENABLE_FORK_OWNER_CONTROL")
+    }
+}
+
+fn home_kinds(options: &Options) -> Result<()> {
+    let device = Device::open(&options.node)?;
+    let expect = |kind: u8, when: &str| {
+        let says = device.fork_from_owner();
+        ensure!(says == Ok(kind), "{when} it is {says:?} and not {kind}");
+        Ok(())
+    };
+    expect(1, "at first")?;
+    for (kind, answer) in [
+        (0, Ok(())),
+        (2, Err(Errno::EINVAL)),
+        (u8::MAX, Err(Errno::EINVAL)),
+    ] {
+        let got = device.set_fork_from_owner(kind);
+        ensure!(got == answer, "{kind} was answered by {got:?}");
+        expect(0, "after that")?;
+    }
+    device.set_owner()?;
+    for kind in [0, 1, 2] {
+        let got = device.set_fork_from_owner(kind);
+        ensure!(got == Err(Errno::EBUSY), "{kind} was answered by {got:?}");
+    }
+    expect(0, "with an owner")?;
+    device.reset_owner()?;
+    expect(1, "without owner again")
+}
+
+/// The home thread of a device.
+fn home_of(control: &Control, device: &str) -> Result<Thread> {
+    let status = control.read_status(&format!("dev/{device}/status"))?;
+    Thread::parse(status.get("home_pid").context("no home_pid")?)
+}
+
+fn kernel_thread(options: &Options) -> Result<()> {
+    let control = Control::default();
+    let process = std::process::id();
+    let group = Group::with_own_process("vhost-iocm-lifecycle")?;
+    let mut nic = Nic::new(&options.node, NicOptions::default())?;
+    let device = control.device_of(nic.tap.name())?;
+    let home = home_of(&control, &device)?;
+    let name = format!("vhost-{process}");
+    ensure!(home.name()? == name, "it is called {}", home.name()?);
+    ensure!(
+        thread::named(process, &name)?.is_empty(),
+        "there is a thread of the owner"
+    );
+    ensure!(home.parent()? == 2, "its parent is {}", home.parent()?);
+    let place = cgroup::of(home.id)?;
+    ensure!(
+        place.trim_end().ends_with(group.name()),
+        "it is in {place:?}"
+    );
+    for (at_home, moves) in [("1", true), ("0", false)] {
+        control.set(&format!("dev/{device}/home"), at_home)?;
+        let works = || -> Result<u64> {
+            (0..2)
+                .map(|index| {
+                    let file = format!("vq/{}/home_works", virtqueue(&device, index));
+                    Ok(control.read_line(&file)?.parse::<u64>()?)
+                })
+                .sum()
+        };
+        // The slice that is on may be the other one's still.
+        Traffic::new(&mut nic, Direction::Both)?.run(20)?;
+        let before = works()?;
+        Traffic::new(&mut nic, Direction::Both)?.run(500)?;
+        let served = works()? - before;
+        ensure!(
+            (served > 0) == moves,
+            "with home at {at_home} the thread served {served} slices"
+        );
+    }
+    nic.device.reset_owner()?;
+    wait::until("the thread to end", || Ok(!home.exists()))
+}
+
+fn kill_owner(options: &Options) -> Result<()> {
+    const INTERFACE: &str = "killed0";
+    let control = Control::default();
+    let (owner, lent) = Owner::lend(&options.node, INTERFACE)?;
+    let lent = Device::from(lent);
+    let device = control.device_of(INTERFACE)?;
+    let home = home_of(&control, &device)?;
+    control.set(&format!("dev/{device}/home"), "1")?;
+    let wire = PacketSocket::new(INTERFACE, frame::ETHERTYPE)?;
+    let disturb = || {
+        (0..50).try_for_each(|sequence| -> Result<()> {
+            // A full tap drops them.
+            wire.send(&frame::encode(2, sequence, 60))?;
+            Ok(())
+        })
+    };
+    disturb()?;
+    owner.kill()?;
+    disturb()?;
+    // Nothing is served any more, and nobody is hurt.
+    ensure!(home.exists(), "the thread ended with a process not its own");
+    let mut neighbour = Nic::new(&options.node, NicOptions::default())?;
+    Traffic::new(&mut neighbour, Direction::Both)?.run(50)?;
+    drop(lent);
+    wait::until("the thread to end", || Ok(!home.exists()))?;
+    wait::until("the tap to go with the device", || {
+        Ok(!tap::interface_exists(INTERFACE))
+    })
+}
+
+fn kill_in_fault(options: &Options) -> Result<()> {
+    const INTERFACE: &str = "waiting0";
+    let control = Control::default();
+    let owner = Owner::stall(&options.node, INTERFACE, Part::TransmitBuffers)?;
+    let device = control.device_of(INTERFACE)?;
+    let home = home_of(&control, &device)?;
+    owner.go_on()?;
+    // Nobody answers them as long as this is there, which is not the owner's.
+    let mut faults = Faults::from(receive_fd(&owner.channel)?);
+    PacketSocket::new(INTERFACE, frame::ETHERTYPE)?.send(&frame::encode(2, 0, 60))?;
+    let waits = faults.expect()?.thread;
+    ensure!(waits == home, "{waits:?} waits for memory, and not {home:?}");
+    owner.kill()?;
+    wait::until("the thread to end", || Ok(!home.exists()))?;
+    wait::until("the device and the tap to go", || {
+        Ok(!control.exists(&format!("dev/{device}")) && !tap::interface_exists(INTERFACE))
+    })
 }
 
 /// The limits that are set when the module is loaded, each with its highest value. What they do is compared

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{ensure, Context, Result};
@@ -12,6 +12,7 @@ use clap::Parser;
 use nix::errno::Errno;
 use nix::sys::resource::{getrlimit, setrlimit, Resource, RLIM_INFINITY};
 use nix::sys::signal::Signal;
+use vhost_iocm_selftests::cgroup::{self, Group};
 use vhost_iocm_selftests::control::Control;
 use vhost_iocm_selftests::device::{Device, RECEIVE};
 use vhost_iocm_selftests::frame;
@@ -191,54 +192,19 @@ fn free_memory(options: &Options, control: &Control) -> Result<()> {
     expect_gone(control, &name, INTERFACE)
 }
 
-/// A cgroup of the test's own, which ends with this.
-struct Group {
-    root: PathBuf,
-    path: PathBuf,
-}
-
-impl Group {
-    fn new(root: &Path) -> Result<Self> {
-        let path = root.join("vhost-iocm-lifetime");
-        fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
-        Ok(Self {
-            root: root.to_owned(),
-            path,
-        })
-    }
-
-    fn enter(path: &Path, process: u32) -> Result<()> {
-        fs::write(path.join("cgroup.procs"), process.to_string())
-            .with_context(|| format!("move process {process} to {}", path.display()))
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // A group that stays is found by who makes it again.
-        let _ = Self::enter(&self.root, std::process::id());
-        let _ = fs::remove_dir(&self.path);
-    }
-}
-
 fn cgroup(options: &Options, control: &Control) -> Result<Outcome> {
     control.restore()?;
-    let root = Path::new("/sys/fs/cgroup");
-    if !root.join("cgroup.procs").exists() {
+    if !cgroup::exist() {
         return skip("this kernel has no cgroups");
     }
     let process = std::process::id();
-    let group = Group::new(root)?;
+    let group = Group::new("vhost-iocm-lifetime")?;
     let mut nic = Nic::new(&options.node, NicOptions::default())?;
     let homes = || thread::named(process, &format!("vhost-{process}"));
     wait::until("a home thread", || Ok(homes()?.len() == 1))?;
     let home = homes()?[0];
-    let place = |id: i32| {
-        let path = format!("/proc/{process}/task/{id}/cgroup");
-        fs::read_to_string(&path).with_context(|| format!("read {path}"))
-    };
     let same = || -> Result<String> {
-        let (own, its) = (place(process as i32)?, place(home.id)?);
+        let (own, its) = (cgroup::of(process as i32)?, cgroup::of(home.id)?);
         ensure!(
             own == its,
             "the process is in {own:?}, its home thread in {its:?}"
@@ -246,7 +212,7 @@ fn cgroup(options: &Options, control: &Control) -> Result<Outcome> {
         Ok(own)
     };
     let before = same().context("at first")?;
-    Group::enter(&group.path, process)?;
+    group.enter()?;
     let after = same().context("after a move")?;
     ensure!(before != after, "the move changed nothing: {before:?}");
     Traffic::new(&mut nic, Direction::Both)?.run(20)?;

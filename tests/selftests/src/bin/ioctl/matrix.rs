@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::{fork, ForkResult};
 use vhost::vhost_kern::vhost_binding as binding;
-use vhost_iocm_selftests::device::{request, Device, VERSION_1};
+use vhost_iocm_selftests::device::{self, request, Device, VERSION_1};
 use vhost_iocm_selftests::ktap::Suite;
 use vhost_iocm_selftests::nic::Nic;
 
@@ -145,6 +145,30 @@ fn anybody(name: &'static str, number: u64, argument: fn(&Nic) -> Vec<u32>) -> R
     }
 }
 
+/// The requests about the kind of the home thread, where the kernel's own vhost has them: anybody may ask,
+/// and say which kind it is to be while there is none.
+fn fork_owner() -> [Row; 2] {
+    const SET: &str = "VHOST_SET_FORK_FROM_OWNER";
+    const GET: &str = "VHOST_GET_FORK_FROM_OWNER";
+    let (set, get) = (
+        request::VHOST_SET_FORK_FROM_OWNER(),
+        request::VHOST_GET_FORK_FROM_OWNER(),
+    );
+    if !device::knows_fork_owner() {
+        return [unknown(SET, set), unknown(GET, get)];
+    }
+    [
+        Row {
+            foreign: EBUSY,
+            owned: EBUSY,
+            bad: EBUSY,
+            running: EBUSY,
+            ..anybody(SET, set, |_| vec![0])
+        },
+        anybody(GET, get, |_| vec![0]),
+    ]
+}
+
 /// A request that the node does not know.
 fn unknown(name: &'static str, number: u64) -> Row {
     Row {
@@ -155,7 +179,7 @@ fn unknown(name: &'static str, number: u64) -> Row {
 }
 
 fn rows() -> Vec<Row> {
-    vec![
+    let mut rows = vec![
         anybody(
             "VHOST_GET_FEATURES",
             binding::VHOST_GET_FEATURES(),
@@ -273,13 +297,12 @@ fn rows() -> Vec<Row> {
         unknown("VHOST_FREE_WORKER", 0x4004_af09),
         unknown("VHOST_ATTACH_VRING_WORKER", 0x4008_af15),
         unknown("VHOST_GET_VRING_WORKER", 0xc008_af16),
-        // Kernels without VHOST_ENABLE_FORK_OWNER_CONTROL do not know these.
-        unknown("VHOST_SET_FORK_FROM_OWNER", 0x4001_af84),
-        unknown("VHOST_GET_FORK_FROM_OWNER", 0x8001_af85),
         unknown("VHOST_VSOCK_SET_GUEST_CID", 0x4008_af60),
         unknown("an unknown request", 0x4008_aff0),
         unknown("a request of another driver", 0x5401),
-    ]
+    ];
+    rows.extend(fork_owner());
+    rows
 }
 
 impl Row {
