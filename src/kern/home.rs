@@ -56,13 +56,8 @@ pub struct Home<B: Body> {
 
 /// The thread of either kind. A `vhost_task` borrows its body until it has ended.
 enum HomeThread<B: Body> {
-    Task {
-        _task: VhostTask,
-        _body: Arc<B>,
-    },
-    Kthread {
-        thread: Thread<Kthread<B>>,
-    },
+    Task { _task: VhostTask, _body: Arc<B> },
+    Kthread { thread: Thread<Kthread<B>> },
 }
 
 impl<B: Body> Home<B> {

@@ -385,7 +385,10 @@ fn kill_in_fault(options: &Options) -> Result<()> {
     let mut faults = Faults::from(receive_fd(&owner.channel)?);
     PacketSocket::new(INTERFACE, frame::ETHERTYPE)?.send(&frame::encode(2, 0, 60))?;
     let waits = faults.expect()?.thread;
-    ensure!(waits == home, "{waits:?} waits for memory, and not {home:?}");
+    ensure!(
+        waits == home,
+        "{waits:?} waits for memory, and not {home:?}"
+    );
     owner.kill()?;
     wait::until("the thread to end", || Ok(!home.exists()))?;
     wait::until("the device and the tap to go", || {
