@@ -2,6 +2,7 @@
 
 //! What every plan keeps to, whatever was observed.
 
+use iocm::daemon::told::Told;
 use iocm::policy::original::Original;
 use iocm::policy::standard::{Settings, Standard};
 use iocm::policy::trend::Trend;
@@ -320,6 +321,38 @@ fn oscillation_is_followed_once() {
                 }
             }
         }
+    }
+}
+
+/// What is wanted and not done, as by `iocm monitor --dry-run`, is said once, and again after the load
+/// was another one for a while.
+#[test]
+fn what_is_not_done_is_said_once() {
+    let model = Model::new(16, 6, Limits::default());
+    let mut policy = Standard::new(Settings::default());
+    let mut told = Told::default();
+    let mut time = 0;
+    let mut said = |load: u64| {
+        let mut wanted = 0;
+        let mut said = 0;
+        for _ in 0..400 {
+            // Nothing is done, so the host stays what it is.
+            let mut host = model.clone();
+            host.home = 2;
+            host.time = time;
+            let observation = host.observe(&[load; 6]);
+            time = host.time;
+            let plan = policy.decide(&observation);
+            wanted += u32::from(plan.core_changes() > 0);
+            said += u32::from(told.is_new(&plan, policy.is_content(0)));
+        }
+        (wanted, said)
+    };
+    for _ in 0..3 {
+        let (wanted, times) = said(200);
+        assert!(wanted > 10, "wanted {wanted} times");
+        assert_eq!(times, 1);
+        assert_eq!(said(10), (0, 0));
     }
 }
 

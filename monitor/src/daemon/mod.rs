@@ -6,6 +6,7 @@ pub mod config;
 pub mod metrics;
 pub mod observe;
 pub mod prices;
+pub mod told;
 
 use crate::act::ground::{Host, Whom};
 use crate::act::Arms;
@@ -14,7 +15,6 @@ use crate::failure::{Failure, Result};
 use crate::host::mapping;
 use crate::host::topology::CpuSet;
 use crate::host::Root;
-use crate::policy::plan::Plan;
 use crate::policy::standard::Standard;
 use crate::policy::Policy;
 use config::Config;
@@ -26,6 +26,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
+use told::Told;
 use tracing::level_filters::LevelFilter;
 
 /// How often it is made sure that guests are off the CPUs that are kept: those that came since, and
@@ -84,7 +85,7 @@ pub fn run(root: &Root, options: &Monitor) -> Result<()> {
         arms,
         shared: Shared::default(),
         offer: None,
-        last: Plan::default(),
+        told: Told::default(),
         prices: Prices::default(),
         rest: REST,
         resting_until: None,
@@ -154,8 +155,8 @@ struct Daemon {
     arms: Option<Arms<Host>>,
     shared: Shared,
     offer: Option<metrics::Offer>,
-    /// What would have been done last, so that it is not said again and again.
-    last: Plan,
+    /// What was said that would be done.
+    told: Told,
     /// What was said about numbers of cores.
     prices: Prices,
     rest: Duration,
@@ -224,23 +225,18 @@ impl Daemon {
             state.cores = taken.len();
             state.decisions += 1;
         });
-        if plan.is_empty() {
-            self.last = plan;
-            return Ok(());
-        }
         let Some(arms) = &mut self.arms else {
-            let actions = |plan: &Plan| -> Vec<String> {
-                let steps = plan.steps.iter();
-                steps.map(|step| step.action.to_string()).collect()
-            };
-            if actions(&plan) != actions(&self.last) {
+            let is_content = self.policy.is_content(observation.io_cores());
+            if self.told.is_new(&plan, is_content) {
                 for step in &plan.steps {
                     println!("would {}, for {}", step.action, step.reason);
                 }
             }
-            self.last = plan;
             return Ok(());
         };
+        if plan.is_empty() {
+            return Ok(());
+        }
         if self
             .resting_until
             .is_some_and(|until| Instant::now() < until)

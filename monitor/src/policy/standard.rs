@@ -49,6 +49,17 @@ impl Standard {
     pub fn prices(&self) -> &[Price] {
         self.cores.prices()
     }
+
+    /// Whether it was decided in the last interval how many cores there are to be, and none would
+    /// have been cheaper than the `cores` that there are.
+    pub fn is_content(&self, cores: u32) -> bool {
+        let prices = self.prices();
+        let others = prices.iter().map(|price| price.value());
+        let cheapest = others.fold(f64::INFINITY, f64::min);
+        prices
+            .get(cores as usize)
+            .is_some_and(|price| price.value() <= cheapest)
+    }
 }
 
 impl Policy for Standard {
