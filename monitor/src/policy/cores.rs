@@ -13,8 +13,9 @@
 //! room for more if the load rises again and again ([`super::trend`]).
 //! Whether they were enough after all is seen by the time that work waits, as in Shenango (NSDI
 //! 2019) and Snap (SOSP 2019), and not by utilisation: a worker that is always busy may serve
-//! everybody in time.
+//! everybody in time. What they were not enough for is remembered ([`super::ceiling`]).
 
+use super::ceiling::Ceilings;
 use super::forecast::{guests_busy, Assumptions, Demand, Forecast, Peaks};
 use super::observation::{Device, Observation, Place};
 use super::price::Price;
@@ -76,6 +77,7 @@ pub struct Cores {
     peaks: Peaks,
     trend: Trend,
     regret: Regret,
+    ceilings: Ceilings,
     /// What a home thread takes, in parts of what is estimated.
     home: f64,
     /// How long it takes until a worker serves on a core that was taken, in nanoseconds.
@@ -154,6 +156,10 @@ impl Cores {
             return None;
         }
         let is_late = cores > 0 && age.late > 1.0;
+        self.ceilings.step();
+        if is_late {
+            self.ceilings.learn(cores, forecast.busiest(cores));
+        }
         let mut prices: Vec<Price> = (0..=most)
             .map(|number| self.price(number, &forecast, observation))
             .collect();
@@ -222,7 +228,8 @@ impl Cores {
         let busiest = forecast.busiest(number);
         let now = observation.io_cores();
         let growth = if number > now { forecast.growth } else { 1.0 };
-        if busiest * growth > self.settings.utilisation {
+        let allowed = self.settings.utilisation.min(self.ceilings.of(number));
+        if busiest * growth > allowed {
             return Price::WorkerBusy(busiest * growth);
         }
         if number > now {

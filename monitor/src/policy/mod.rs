@@ -5,6 +5,7 @@
 //! A policy has no clock, no chance and no file. All that it remembers from one interval to the
 //! next is in itself. The daemon and the simulator run the same policies.
 
+pub mod ceiling;
 pub mod cores;
 pub mod fixed;
 pub mod forecast;
