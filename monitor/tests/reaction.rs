@@ -80,9 +80,10 @@ fn cores_at(outcome: &Outcome, time: f64) -> u32 {
 }
 
 /// Ten intervals after each step, up and down, there are as many cores as are best for the load if
-/// the number may not change, or one that is as good, whatever things cost. The largest costs are
-/// left out: with them it takes 20 ms to take a core, in which nothing is decided. A number with which
-/// workers would be busier than the policy is allowed to make them is not asked for.
+/// the number may not change, whatever things cost; after a step up, in up to a third of the runs,
+/// one that is as good. The largest costs are left out of steps up: with them it takes 20 ms to take a
+/// core, in which nothing is decided. A number with which workers would be busier than the policy is
+/// allowed to make them is not asked for.
 #[test]
 fn steps_are_followed_within_ten_intervals() {
     const PHASE: usize = 500;
@@ -91,10 +92,9 @@ fn steps_are_followed_within_ten_intervals() {
     let settings = Settings::default();
     let windows = PHASE * 1_000_000 / WINDOW as usize;
     let mut ups = 0;
-    for costs in Costs::sweep(10, 7)
-        .into_iter()
-        .filter(|costs| costs.handover < 15e6)
-    {
+    let mut steps_up = 0;
+    let mut best_after_up = 0;
+    for costs in Costs::sweep(10, 7) {
         let fixed: Vec<Outcome> = (0..=MOST)
             .map(|cores| run(&scenario, costs, cores, &mut Fixed { cores }))
             .collect();
@@ -121,15 +121,26 @@ fn steps_are_followed_within_ten_intervals() {
                 .fold(f64::INFINITY, f64::min);
             let begin = (step * PHASE) as f64;
             let reached = cores_at(&outcome, begin + REACTION * INTERVAL);
+            let is_up = *rate > RATES[step - 1];
+            if is_up && costs.handover >= 15e6 {
+                continue;
+            }
             ups += u32::from(reached > 0);
+            steps_up += u32::from(is_up);
+            best_after_up += u32::from(is_up && cost(reached) <= best);
+            let allowed = if is_up { AS_GOOD } else { 1.0 };
             assert!(
-                cost(reached) <= best * AS_GOOD,
+                cost(reached) <= best * allowed,
                 "{reached} cores cost {:.2} instead of {best:.2} after step {step} with {costs:?}",
                 cost(reached)
             );
         }
     }
     assert!(ups >= 8, "cores were taken after {ups} steps only");
+    assert!(
+        best_after_up * 3 >= steps_up * 2,
+        "the best number after {best_after_up} steps up of {steps_up}"
+    );
 }
 
 /// A load that jumps up and down is followed by one change for each jump, and one more at most.
