@@ -49,14 +49,15 @@ pub trait Body: Send + Sync + 'static {
 
 /// A home thread, which ends when this is dropped, if it did not before with its process.
 pub struct Home<B: Body> {
-    // It goes first: a thread that has ended takes nothing any more.
+    // It goes first: a `vhost_task` borrows the body, which the residents keep, and a thread that has
+    // ended takes nothing any more.
     thread: HomeThread<B>,
     _residents: Residents<B>,
 }
 
-/// The thread of either kind. A `vhost_task` borrows its body until it has ended.
+/// The thread of either kind.
 enum HomeThread<B: Body> {
-    Task { _task: VhostTask, _body: Arc<B> },
+    Task { _task: VhostTask },
     Kthread { thread: Thread<Kthread<B>> },
 }
 
@@ -71,7 +72,6 @@ impl<B: Body> Home<B> {
         let thread = match kind {
             Kind::Task => HomeThread::Task {
                 _task: VhostTask::start(name, &body)?,
-                _body: body.clone(),
             },
             Kind::Kthread => {
                 let urgency = Urgency {
@@ -178,7 +178,7 @@ unsafe impl Sync for VhostTask {}
 impl VhostTask {
     /// Starts one in the current process. `body` has to be kept until this is dropped.
     fn start<B: Body>(name: &CStr, body: &Arc<B>) -> Result<Self> {
-        // SAFETY: Both functions accept a pointer to a body, which stays valid: `HomeThread` keeps it
+        // SAFETY: Both functions accept a pointer to a body, which stays valid: `Home` keeps it
         // until the thread has ended. The name is copied.
         let task = from_err_ptr(unsafe {
             shim::vhost_task_create(
