@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::wait;
+
 /// Where the tree of cgroups is mounted.
 pub const ROOT: &str = "/sys/fs/cgroup";
 
@@ -49,19 +51,35 @@ impl Group {
 
     /// Moves this process there.
     pub fn enter(&self) -> Result<()> {
-        enter(&self.path)
+        admit(&self.path, std::process::id())
+    }
+
+    /// Moves a process there.
+    pub fn admit(&self, process: u32) -> Result<()> {
+        admit(&self.path, process)
+    }
+
+    /// Lets all that is there stand still, or go on, and waits until all of it does.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        let number = u8::from(frozen);
+        fs::write(self.path.join("cgroup.freeze"), number.to_string()).context("cgroup.freeze")?;
+        let expected = format!("frozen {number}");
+        wait::until(&format!("the cgroup to be {expected}"), || {
+            let events = fs::read_to_string(self.path.join("cgroup.events"))?;
+            Ok(events.lines().any(|line| line == expected))
+        })
     }
 }
 
-fn enter(path: &Path) -> Result<()> {
-    fs::write(path.join("cgroup.procs"), std::process::id().to_string())
-        .with_context(|| format!("move to {}", path.display()))
+fn admit(path: &Path, process: u32) -> Result<()> {
+    fs::write(path.join("cgroup.procs"), process.to_string())
+        .with_context(|| format!("move {process} to {}", path.display()))
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         // A group that stays is found by who makes it again.
-        let _ = enter(Path::new(ROOT));
+        let _ = admit(Path::new(ROOT), std::process::id());
         let _ = fs::remove_dir(&self.path);
     }
 }

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use vhost_iocm_selftests::cgroup::{self, Group};
 use vhost_iocm_selftests::control::Control;
 use vhost_iocm_selftests::device::{Device, RECEIVE};
-use vhost_iocm_selftests::frame;
+use vhost_iocm_selftests::frame::{self, Account};
 use vhost_iocm_selftests::ktap::{skip, Outcome, Suite};
 use vhost_iocm_selftests::meminfo::available;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
@@ -52,6 +52,13 @@ fn main() -> ExitCode {
         "a home thread is in its owner's cgroup, and moves with it",
         || cgroup(options, control),
     );
+    for at_home in [true, false] {
+        let place = if at_home { "at home" } else { "by a worker" };
+        suite.case(
+            format!("an owner that is frozen and served {place} goes on where it stood, and holds up nobody"),
+            move || freeze(options, control, at_home),
+        );
+    }
     suite.run(&options.filters)
 }
 
@@ -216,5 +223,55 @@ fn cgroup(options: &Options, control: &Control) -> Result<Outcome> {
     let after = same().context("after a move")?;
     ensure!(before != after, "the move changed nothing: {before:?}");
     Traffic::new(&mut nic, Direction::Both)?.run(20)?;
+    Ok(Outcome::Pass)
+}
+
+fn freeze(options: &Options, control: &Control, at_home: bool) -> Result<Outcome> {
+    const INTERFACE: &str = "frozen0";
+    /// Less than what has room in the rings.
+    const FRAMES: u64 = 100;
+    control.restore()?;
+    if !cgroup::exist() {
+        return skip("this kernel has no cgroups");
+    }
+    let owner = Owner::reflect(&options.node, INTERFACE)?;
+    let device = control.device_of(INTERFACE)?;
+    control.set(
+        &format!("dev/{device}/home"),
+        if at_home { "1" } else { "0" },
+    )?;
+    // It goes when the owner has.
+    let group = Group::new("vhost-iocm-frozen")?;
+    group.admit(owner.pid())?;
+    let mut wire = PacketSocket::new(INTERFACE, frame::ETHERTYPE)?;
+    let mut account = Account::default();
+    let (mut sent, mut back) = (0, 0);
+    let mut neighbour = Nic::new(&options.node, NicOptions::default())?;
+    for frozen in [false, true, false, true, false] {
+        group.freeze(frozen)?;
+        for _ in 0..FRAMES {
+            let frame = frame::encode(2, sent, frame::MINIMUM);
+            ensure!(wire.send(&frame)?, "the wire is full");
+            sent += 1;
+        }
+        Traffic::new(&mut neighbour, Direction::Both)?.run(20)?;
+        if frozen {
+            ensure!(
+                wire.receive()?.is_none(),
+                "a frozen owner has sent something"
+            );
+            continue;
+        }
+        wait::until("the frames to come back", || {
+            while let Some(frame) = wire.receive()? {
+                account.note(frame::decode(frame)?.sequence);
+                back += 1;
+            }
+            Ok(back >= sent)
+        })?;
+    }
+    account.expect_all(sent)?;
+    owner.release()?;
+    drop(group);
     Ok(Outcome::Pass)
 }
