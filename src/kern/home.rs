@@ -146,7 +146,6 @@ impl<B: Body> thread::Body for Kthread<B> {
 
     fn run(&self, current: &mut Current) {
         let body = &*self.0;
-        current.allow_interrupt();
         let mut list = Fifo::new();
         while !current.should_stop() {
             list.take_all(body.inbox());

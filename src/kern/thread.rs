@@ -43,12 +43,6 @@ impl Current {
         unsafe { bindings::kthread_should_stop() }
     }
 
-    /// Lets [`Thread::interrupt`] end waits for user memory.
-    pub(super) fn allow_interrupt(&self) {
-        // SAFETY: The current thread is a kernel thread.
-        unsafe { shim::iocm_allow_interrupt() };
-    }
-
     /// Sleeps until something comes into `inbox`, the thread is asked to end, or, if there is a
     /// `timeout`, so many nanoseconds have passed.
     pub fn sleep_unless<S: Service>(&self, inbox: &Inbox<S>, timeout: Option<u64>) {
@@ -192,8 +186,8 @@ impl<B: Body> Thread<B> {
         to_result(unsafe { shim::iocm_join_cgroups(self.task.as_ptr()) })
     }
 
-    /// Keeps the thread, which has allowed it, from waiting for user memory: what is not there is
-    /// missing. It does not sleep any more either, so it is to be dropped then.
+    /// Keeps the thread from waiting for user memory: what is not there is missing. It does not sleep
+    /// any more either, so it is to be dropped then.
     pub(super) fn interrupt(&self) {
         // SAFETY: By the type invariant the thread's structure is valid.
         unsafe { shim::iocm_interrupt(self.task.as_ptr()) };
@@ -304,6 +298,9 @@ impl<B: Body> Thread<B> {
         let shared = unsafe { &*data.cast::<Shared<B>>() };
         // SAFETY: The function changes a flag of the current thread under its lock.
         unsafe { shim::iocm_allow_affinity() };
+        // Before anybody has the thread, for what is sent earlier is lost.
+        // SAFETY: The current thread is a kernel thread.
+        unsafe { shim::iocm_allow_interrupt() };
         shared.started.complete_all();
         let mut current = Current {
             // SAFETY: A thread of this module has no address space of its own, and this is the

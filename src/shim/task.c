@@ -71,7 +71,7 @@ void iocm_allow_interrupt(void)
 	allow_kernel_signal(SIGKILL);
 }
 
-/* From now on @task, a kernel thread that allowed it, waits for no user memory any more. */
+/* From now on @task, a kernel thread that has allowed it, waits for no user memory any more. */
 void iocm_interrupt(struct task_struct *task)
 {
 	send_sig(SIGKILL, task, 1);
