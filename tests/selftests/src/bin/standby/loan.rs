@@ -54,6 +54,9 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
                 refused("worker/default", woken)?;
                 refused(&format!("worker/{woken}/state"), "parked")?;
                 let kept = virtqueue(&borrowed, TRANSMIT);
+                // Otherwise the woken worker might help the other one as soon as that has the device,
+                // and be given only what it has already.
+                let _nobody = Parameter::set("wake_pending_us", "1000000")?;
                 control.move_device(&borrowed, &other)?;
                 refused(&format!("vq/{kept}/worker"), woken)?;
                 let _stay = give_back(control, woken)?;
