@@ -3,7 +3,7 @@
 # Entry points of the project; "make help" lists them. The module itself is
 # described in Kbuild and src/Kbuild.
 
-# A kernel of the project's own: plain, debug or uml.
+# A kernel of the project's own: plain, debug, uml or uml-debug.
 FLAVOUR ?= plain
 # A kernel's build directory or installed headers instead, for instance
 # /lib/modules/$(uname -r)/build.
@@ -27,7 +27,7 @@ rust_sources = $(shell find src -name '*.rs')
 
 .PHONY: help
 help:
-	@echo 'Usage: make TARGET [FLAVOUR=plain|debug|uml] [KDIR=DIRECTORY]'
+	@echo 'Usage: make TARGET [FLAVOUR=plain|debug|uml|uml-debug] [KDIR=DIRECTORY]'
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16 | sed 's/^/  /'
 
@@ -52,7 +52,7 @@ else \
 	kernel=$$(scripts/kernel path $(FLAVOUR)); \
 	export VHOST_IOCM_WERROR=y; \
 	options+=("LLVM=-$$llvm_version"); \
-	if [[ $(FLAVOUR) == uml ]]; then options+=(ARCH=um); fi; \
+	if [[ $(FLAVOUR) == uml* ]]; then options+=(ARCH=um); fi; \
 fi; \
 mkdir -p build/$(1); \
 $(MAKE) --no-print-directory -C "$$kernel" M='$(CURDIR)' MO='$(CURDIR)/build/$(1)' "$${options[@]}" $(2)
