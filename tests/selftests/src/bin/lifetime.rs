@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What becomes of a device, and of its owner's memory and thread, when the owner becomes another program,
-//! dumps core or ends, while another process has the device open.
+//! dumps core or ends, while another process has the device open, or is frozen.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use clap::Parser;
@@ -59,6 +60,10 @@ fn main() -> ExitCode {
             move || freeze(options, control, at_home),
         );
     }
+    suite.case(
+        "a system that is frozen under traffic, served at home and by a worker, goes on where it stood",
+        || suspend(options, control),
+    );
     suite.run(&options.filters)
 }
 
@@ -273,5 +278,77 @@ fn freeze(options: &Options, control: &Control, at_home: bool) -> Result<Outcome
     account.expect_all(sent)?;
     owner.release()?;
     drop(group);
+    Ok(Outcome::Pass)
+}
+
+/// What is written to a file as long as this exists.
+struct Setting {
+    path: &'static str,
+    before: String,
+}
+
+impl Setting {
+    fn new(path: &'static str, text: &str) -> Result<Self> {
+        let before = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+        fs::write(path, text).with_context(|| format!("write {text:?} to {path}"))?;
+        // Where there is a choice, what is chosen is in brackets.
+        let chosen = before.split(['[', ']']).nth(1).unwrap_or(&before);
+        Ok(Self {
+            path,
+            before: chosen.trim_end().to_owned(),
+        })
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        // What cannot be put back is the next test's to find.
+        let _ = fs::write(self.path, &self.before);
+    }
+}
+
+fn suspend(options: &Options, control: &Control) -> Result<Outcome> {
+    const TEST: &str = "/sys/power/pm_test";
+    if !fs::read_to_string(TEST).is_ok_and(|levels| levels.contains("freezer")) {
+        return skip("this kernel has no test of suspending");
+    }
+    control.restore()?;
+    // As for suspending, but after a second all are thawed.
+    let _level = Setting::new(TEST, "freezer")?;
+    let _delay = Setting::new("/sys/module/suspend/parameters/pm_test_delay", "1")?;
+    let mut cards = Vec::new();
+    for home in ["1", "0"] {
+        let nic = Nic::new(&options.node, NicOptions::default())?;
+        let device = control.device_of(nic.tap.name())?;
+        control.set(&format!("dev/{device}/home"), home)?;
+        cards.push(nic);
+    }
+    std::thread::scope(|scope| {
+        let traffic = cards
+            .iter_mut()
+            .map(|nic| Background::start(scope, nic))
+            .collect::<Result<Vec<_>>>()?;
+        let mut result = (|| {
+            for _ in 0..2 {
+                for traffic in &traffic {
+                    traffic.advance(2)?;
+                }
+                let before = Instant::now();
+                fs::write("/sys/power/state", "freeze").context("freeze the system")?;
+                ensure!(
+                    before.elapsed() >= Duration::from_secs(1),
+                    "the system was not frozen"
+                );
+            }
+            for traffic in &traffic {
+                traffic.advance(2)?;
+            }
+            Ok(())
+        })();
+        for traffic in traffic {
+            result = traffic.conclude(result).map(drop);
+        }
+        result
+    })?;
     Ok(Outcome::Pass)
 }

@@ -16,11 +16,12 @@ use clap::Parser;
 use nix::errno::Errno;
 use vhost::vhost_kern::vhost_binding::vhost_memory_region;
 use vhost_iocm_selftests::control::Control;
-use vhost_iocm_selftests::device::{Device, ACCESS_PLATFORM, RECEIVE, TRANSMIT};
+use vhost_iocm_selftests::device::{knows_fork_owner, Device, ACCESS_PLATFORM, RECEIVE, TRANSMIT};
 use vhost_iocm_selftests::iotlb;
 use vhost_iocm_selftests::ktap::{diagnostic, skip, Outcome, Suite};
 use vhost_iocm_selftests::nic::{new_event, Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
+use vhost_iocm_selftests::thread;
 use vhost_iocm_selftests::wait;
 
 /// More allocations than any of the operations makes.
@@ -35,6 +36,12 @@ fn main() -> ExitCode {
         injected(|faults| open(faults, node, &control))
     });
     suite.case("SET_OWNER", || injected(|faults| set_owner(faults, node)));
+    suite.case("SET_OWNER with a kernel thread at home", || {
+        if !knows_fork_owner() {
+            return skip("this kernel has no VHOST_ENABLE_FORK_OWNER_CONTROL");
+        }
+        injected(|faults| set_owner_with_kernel_thread(faults, node))
+    });
     suite.case("SET_MEM_TABLE", || {
         injected(|faults| set_memory_table(faults, node))
     });
@@ -198,6 +205,29 @@ fn set_owner(faults: &mut Faults, node: &Path) -> Result<()> {
             Ok(())
         },
         |()| Ok(device.reset_owner()?),
+    )
+}
+
+fn set_owner_with_kernel_thread(faults: &mut Faults, node: &Path) -> Result<()> {
+    const KERNEL_THREAD: u8 = 0;
+    let device = Device::open(node)?;
+    device.set_fork_from_owner(KERNEL_THREAD)?;
+    let name = format!("vhost-{}", std::process::id());
+    faults.sweep(
+        || device.set_owner(),
+        || {
+            ensure!(thread::of_kernel(&name).is_err(), "a thread was left");
+            let answer = device.set_size(RECEIVE, 2);
+            ensure!(answer == Err(Errno::EPERM), "there is an owner: {answer:?}");
+            let kind = device.fork_from_owner();
+            ensure!(kind == Ok(KERNEL_THREAD), "the kind became {kind:?}");
+            Ok(())
+        },
+        |()| {
+            thread::of_kernel(&name)?;
+            device.reset_owner()?;
+            Ok(device.set_fork_from_owner(KERNEL_THREAD)?)
+        },
     )
 }
 
