@@ -21,7 +21,7 @@ host=$subnet.1:$port
 # The longest that anything but traffic may take, in seconds: a guest's boot takes six on
 # an emulated machine that has nothing else to do. The debug kernel is ten times slower.
 patience=60
-if [[ ${VHOST_IOCM_FLAVOUR:-plain} == debug ]]; then
+if [[ ${VHOST_IOCM_FLAVOUR:-plain} == *debug ]]; then
 	patience=240
 fi
 

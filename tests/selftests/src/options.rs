@@ -24,6 +24,11 @@ impl Flavour {
     }
 }
 
+/// Whether the kernel is User Mode Linux, some of whose own accounts are missing.
+pub fn in_user_mode_linux() -> bool {
+    std::env::var("VHOST_IOCM_FLAVOUR").is_ok_and(|flavour| flavour.starts_with("uml"))
+}
+
 /// What a suite is told on its command line.
 #[derive(Clone, Debug, Parser)]
 pub struct Options {
