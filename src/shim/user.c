@@ -4,6 +4,7 @@
  */
 #include <linux/highmem.h>
 #include <linux/mm.h>
+#include <linux/pagemap.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
 
@@ -120,6 +121,10 @@ int iocm_set_user_bits(u64 addr, u32 bits)
 		if (!(~old & (__force u32)mask))
 			return 0;
 		err = futex_atomic_cmpxchg_inatomic(&seen, word, old, old | (__force u32)mask);
+		/* It need not wait for a page that may not be written yet, where that is allowed. */
+		if (err == -EFAULT && !pagefault_disabled() &&
+		    !fault_in_safe_writeable((const char __user *)word, sizeof(*word)))
+			continue;
 		if (err && err != -EAGAIN)
 			return err;
 		if (!err && seen == old)
