@@ -126,9 +126,11 @@ soak: setup ## compare rings of SOAK_SEEDS with stock vhost_net, migrate a guest
 	@$(MAKE) --no-print-directory modules FLAVOUR=plain
 	@$(environment); cargo build --release --workspace
 	@scripts/vm --timeout 14400 -- tests/conformance/run fuzz '$(SOAK_SEEDS)'
-	@$(MAKE) --no-print-directory modules FLAVOUR=uml
+	@$(MAKE) --no-print-directory modules FLAVOUR=uml-debug
 	@tests/guests/image
-	@scripts/vm --flavour uml --timeout 3600 -- env VHOST_IOCM_MIGRATIONS=20 tests/guests/run migration
+	@scripts/vm --flavour uml-debug --timeout 3600 -- tests/conformance/run
+	@scripts/vm --flavour uml-debug --timeout 3600 -- tests/conformance/run fuzz 0..1000
+	@scripts/vm --flavour uml-debug --timeout 3600 -- env VHOST_IOCM_MIGRATIONS=20 tests/guests/run migration
 	@scripts/vm --timeout 7200 -- env VHOST_IOCM_MALICE=400000 VHOST_IOCM_STALL=60 tests/selftests/run malice isolation placement
 
 .PHONY: demo
