@@ -38,6 +38,7 @@ impl AtomicU64 {
     }
 
     /// Reads the word.
+    #[inline]
     pub fn load(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -54,6 +55,7 @@ impl AtomicU64 {
 }
 
 /// Orders earlier reads before later reads.
+#[inline]
 pub fn smp_rmb() {
     fence(Ordering::Acquire);
 }

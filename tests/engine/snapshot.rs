@@ -10,8 +10,10 @@ use std::thread;
 
 use vhost_iocm_engine::atomics::AtomicU64;
 use vhost_iocm_engine::engine::snapshot::{
-    clear_record, read_page, read_record, sequence::Section, Busy, DeviceRecord, DeviceSettings,
-    Field, Kind, Record, VirtqueueRecord, WorkerRecord, COUNTERS, PAGE_HEAD,
+    clear_record, read_page, read_record,
+    sequence::{look, Section},
+    Busy, DeviceRecord, DeviceSettings, Field, Kind, Record, VirtqueueRecord, WorkerRecord,
+    COUNTERS, PAGE_HEAD,
 };
 use vhost_iocm_engine::engine::stats::{VirtqueueStats, WorkerStats};
 
@@ -124,9 +126,12 @@ fn a_record_that_is_written_is_busy_and_can_be_read_afterwards() {
         record[first + 1].store(7);
         assert_eq!(read_record(&record, &mut copy), Err(Busy));
         assert_eq!(copy[0] % 2, 1, "a busy copy says so");
+        let second = |record: &[AtomicU64]| record[first + 1].load();
+        assert_eq!(look(&record, second), Err(Busy));
         drop(section);
         assert_eq!(read_record(&record, &mut copy), Ok(()));
         assert_eq!((copy[first], copy[first + 1]), (2, 7));
+        assert_eq!(look(&record, second), Ok(7));
     }
 }
 

@@ -162,8 +162,8 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "copies_before_the_sequence",
         file: "snapshot/sequence.rs",
-        text: "    smp_rmb();\n    for",
-        instead: "    for",
+        text: "    smp_rmb();\n    let seen",
+        instead: "    let seen",
     },
     Bug {
         name: "copies_after_the_sequence",

@@ -39,7 +39,7 @@ impl<'a> Section<'a> {
     pub fn begin(sequence: &'a AtomicU64) -> Self {
         let odd = sequence.load().wrapping_add(1);
         sequence.store(odd);
-        // Pairs with the second barrier of `copy_once`: who copied a word of this section finds
+        // Pairs with the second barrier of `look_once`: who copied a word of this section finds
         // the sequence changed.
         smp_wmb();
         Self { sequence, odd }
@@ -48,7 +48,7 @@ impl<'a> Section<'a> {
 
 impl Drop for Section<'_> {
     fn drop(&mut self) {
-        // Pairs with the first barrier of `copy_once`: who found the sequence even copies what was
+        // Pairs with the first barrier of `look_once`: who found the sequence even reads what was
         // written before.
         smp_wmb();
         self.sequence.store(self.odd.wrapping_add(1));
@@ -78,18 +78,39 @@ pub fn read_record(record: &[AtomicU64], copy: &mut [u64]) -> Result<(), Busy> {
     Err(Busy)
 }
 
+/// Calls `look` with a record, of which it may load what it needs: as [`read_record`], for who needs
+/// a few words only. It is called again if what it has seen is not of one moment, so it has no effect
+/// but its result.
+///
+/// # Errors
+///
+/// [`Busy`] after a bounded number of tries.
+pub fn look<T>(record: &[AtomicU64], look: impl Fn(&[AtomicU64]) -> T) -> Result<T, Busy> {
+    let mut tries = 0..TRIES;
+    tries.find_map(|_| look_once(record, &look)).ok_or(Busy)
+}
+
 /// Copies the words of a record; returns whether they are of one moment.
 pub fn copy_once(record: &[AtomicU64], copy: &mut [u64]) -> bool {
+    let copied = look_once(record, |record| {
+        for (word, copy) in record.iter().zip(copy.iter_mut()) {
+            *copy = word.load();
+        }
+    });
+    copied.is_some()
+}
+
+/// Calls `look` with a record; returns what it returned if what it has seen is of one moment.
+fn look_once<T>(record: &[AtomicU64], look: impl FnOnce(&[AtomicU64]) -> T) -> Option<T> {
     let before = [record[0].load(), record[COUNTERS].load()];
     // Pairs with the barrier at the end of a section: what was written before the sequences became
     // even is seen.
     smp_rmb();
-    for (word, copy) in record.iter().zip(copy.iter_mut()) {
-        *copy = word.load();
-    }
-    // Pairs with the barrier at the beginning of a section: if a word was copied that was written in
+    let seen = look(record);
+    // Pairs with the barrier at the beginning of a section: if a word was read that was written in
     // a later one, its sequence has changed.
     smp_rmb();
     let after = [record[0].load(), record[COUNTERS].load()];
-    before == after && before.iter().all(|sequence| sequence % 2 == 0)
+    let is_whole = before == after && before.iter().all(|sequence| sequence % 2 == 0);
+    is_whole.then_some(seen)
 }
