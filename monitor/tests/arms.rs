@@ -11,7 +11,7 @@ use iocm::host::topology::{cpu_list, CpuSet};
 use iocm::policy::plan::{Action, Plan, Target};
 use proptest::prelude::*;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use vhost_iocm_engine::engine::abi::{DeviceId, VirtqueueId, WorkerId};
 
@@ -267,7 +267,13 @@ impl Ground for Model {
             .collect())
     }
 
-    fn find(&mut self, _interrupts: bool, _whom: Whom) -> Result<Vec<Found>> {
+    fn find(
+        &mut self,
+        _interrupts: bool,
+        _whom: Whom,
+        kept: &CpuSet,
+        noted: &BTreeSet<i32>,
+    ) -> Result<Vec<Found>> {
         let world = self.world.borrow();
         let found = world.cgroups.iter().map(|(name, text)| Found {
             who: Who::Cgroup(name.clone()),
@@ -282,6 +288,11 @@ impl Ground for Model {
             text: text.clone(),
             allowed: cpu_list(text).expect("a list"),
         });
+        let is_left_out = !noted.contains(&VM)
+            && threads
+                .clone()
+                .all(|thread| thread.allowed.is_disjoint(kept));
+        let threads = threads.filter(|_| !is_left_out);
         Ok(found.chain(threads).collect())
     }
 

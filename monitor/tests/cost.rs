@@ -79,10 +79,7 @@ fn crowd() -> Tree {
     let idle = "0 0 0 0 0 0 5000 70 9\n";
     let usage: String = (0..4).map(|cpu| format!("cpu{cpu} {idle}")).collect();
     tree.write("proc/schedstat", format!("version 17\n{usage}"));
-    let status = format!(
-        "Name:\tx\n{}Cpus_allowed_list:\t0-2\n",
-        "Other:\t0\n".repeat(40)
-    );
+    let rest = format!("{}Cpus_allowed_list:\t0-2\n", "Other:\t0\n".repeat(40));
     let stat = "(qemu) S 1 1 1 0 0 0 0 0 0 0 30 12 0 0 20 0 1 0 12345 1 1";
     for pid in 1000..1000 + VMS {
         tree.write(&format!("proc/{pid}/comm"), "qemu-system-x86\n");
@@ -100,12 +97,12 @@ fn crowd() -> Tree {
             };
             let task = format!("proc/{pid}/task/{tid}");
             let comm = if thread == 1 {
-                "CPU 0/KVM\n"
+                "CPU 0/KVM"
             } else {
-                "qemu-system-x86\n"
+                "qemu-system-x86"
             };
-            tree.write(&format!("{task}/comm"), comm);
-            tree.write(&format!("{task}/status"), &status);
+            tree.write(&format!("{task}/comm"), format!("{comm}\n"));
+            tree.write(&format!("{task}/status"), format!("Name:\t{comm}\n{rest}"));
             tree.write(&format!("{task}/stat"), format!("{tid} {stat}\n"));
         }
     }

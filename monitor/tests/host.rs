@@ -4,6 +4,7 @@
 
 mod tree;
 
+use iocm::act::ground::{Ground, Host, Whom};
 use iocm::command::doctor::{examine, Finding};
 use iocm::host::control::{Control, Object};
 use iocm::host::interrupt;
@@ -62,8 +63,25 @@ fn a_process_is_a_vm_with_virtual_cpus() {
     assert_eq!(process.cgroup, "machine.slice/web.scope/libvirt");
     assert_eq!(process.threads[1].vcpu, Some(0));
     assert_eq!(process.threads[1].cpus, CpuSet::from([0, 1, 2]));
-    assert_eq!(Process::runtime(&host().root(), 4242), 420_000_000);
     assert_eq!(Process::read(&host().root(), 1), None);
+}
+
+#[test]
+fn threads_that_are_no_concern_are_left_out() {
+    let tree = host();
+    for tid in [4242, 4243] {
+        let stat = format!("{tid} (a) b) S {} 12345 0\n", "0 ".repeat(17));
+        tree.write(&format!("proc/4242/task/{tid}/stat"), stat);
+    }
+    let mut host = Host::open(&tree.root()).expect("a host");
+    let mut find = |cpu, noted: &[i32]| {
+        let (kept, noted) = (CpuSet::from([cpu]), noted.iter().copied().collect());
+        let found = host.find(false, Whom::All, &kept, &noted);
+        found.expect("threads").len()
+    };
+    assert_eq!(find(3, &[]), 0);
+    assert_eq!(find(2, &[]), 2);
+    assert_eq!(find(3, &[4242]), 2);
 }
 
 #[test]

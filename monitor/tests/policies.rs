@@ -96,7 +96,6 @@ impl Model {
                     vm: *device / 2,
                     node: Some(device % 2),
                     weight: 100,
-                    guest_busy: 0,
                     virtqueues: vec![virtqueue(0), virtqueue(1)],
                 }
             })
@@ -129,7 +128,6 @@ impl Model {
                     busy: busy.get(worker).copied().unwrap_or(0).min(INTERVAL),
                     polled_empty: 0,
                     total: INTERVAL,
-                    pending_max: age(&id),
                     pending_average: age(&id) / 2,
                 }
             })

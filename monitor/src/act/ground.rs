@@ -11,6 +11,7 @@ use crate::host::snapshot::Reader;
 use crate::host::topology::{cpu_list, format_cpus, CpuSet};
 use crate::host::{is_gone, Root};
 use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -68,8 +69,15 @@ pub trait Ground {
     /// What a worker serves.
     fn served_by(&mut self, worker: u32) -> Result<Vec<VirtqueueId>>;
     /// The VMs, and with `interrupts` the interrupts of network cards. Of those that are new, no
-    /// interrupts.
-    fn find(&mut self, interrupts: bool, whom: Whom) -> Result<Vec<Found>>;
+    /// interrupts. Threads of a process that is not in `noted` may be left out if none of them may run
+    /// on one of the CPUs `kept`.
+    fn find(
+        &mut self,
+        interrupts: bool,
+        whom: Whom,
+        kept: &CpuSet,
+        noted: &BTreeSet<i32>,
+    ) -> Result<Vec<Found>>;
     /// What is set for somebody, or `None` if he is gone.
     fn current(&mut self, who: &Who) -> Option<String>;
     /// Puts somebody on CPUs. Who is gone is no failure.
@@ -130,8 +138,9 @@ impl Host {
 
     /// The cgroup that is the VM's own: nobody else is in it, and it can be given CPUs. libvirt and
     /// systemd make a scope for each VM, with directories for its threads below.
-    fn own_cgroup(&self, process: &Process) -> Option<String> {
-        let mut own = process.cgroup.as_str();
+    fn own_cgroup(&self, pid: i32) -> Option<String> {
+        let cgroup = Process::cgroup(&self.root, pid);
+        let mut own = cgroup.as_str();
         if let Some(end) = own.find(".scope") {
             own = &own[..end + ".scope".len()];
         }
@@ -144,7 +153,7 @@ impl Host {
         }
         let alone = own.ends_with(".scope") || {
             let processes = fs::read_to_string(directory.join("cgroup.procs")).ok()?;
-            processes.lines().all(|pid| pid == process.pid.to_string())
+            processes.lines().all(|other| other == pid.to_string())
         };
         alone.then(|| own.to_owned())
     }
@@ -208,14 +217,19 @@ impl Ground for Host {
             .collect())
     }
 
-    fn find(&mut self, interrupts: bool, whom: Whom) -> Result<Vec<Found>> {
+    fn find(
+        &mut self,
+        interrupts: bool,
+        whom: Whom,
+        kept: &CpuSet,
+        noted: &BTreeSet<i32>,
+    ) -> Result<Vec<Found>> {
         let owners = self.reader.read()?.owners();
         let known = std::mem::replace(&mut self.known, owners.clone());
         let mut found = Vec::new();
         let wanted = |pid: &i32| whom == Whom::All || !known.contains(pid);
-        let owners = owners.into_iter().filter(wanted);
-        for process in owners.filter_map(|pid| Process::read(&self.root, pid)) {
-            if let Some(cgroup) = self.own_cgroup(&process) {
+        for pid in owners.into_iter().filter(wanted) {
+            if let Some(cgroup) = self.own_cgroup(pid) {
                 let directory = format!("sys/fs/cgroup/{cgroup}");
                 let effective = self.root.read(format!("{directory}/cpuset.cpus.effective"));
                 let text = self.root.read(format!("{directory}/cpuset.cpus"));
@@ -228,16 +242,17 @@ impl Ground for Host {
                     continue;
                 }
             }
-            for Thread { tid, cpus, .. } in process.threads {
-                let Some(start) = start_time(&self.root, process.pid, tid) else {
+            let threads = Thread::all(&self.root, pid);
+            let mut masks = threads.iter().map(|thread| &thread.cpus);
+            if !noted.contains(&pid) && masks.all(|cpus| cpus.is_disjoint(kept)) {
+                continue;
+            }
+            for Thread { tid, cpus, .. } in threads {
+                let Some(start) = start_time(&self.root, pid, tid) else {
                     continue;
                 };
                 found.push(Found {
-                    who: Who::Thread {
-                        pid: process.pid,
-                        tid,
-                        start,
-                    },
+                    who: Who::Thread { pid, tid, start },
                     text: format_cpus(&cpus),
                     allowed: cpus,
                 });

@@ -95,7 +95,9 @@ impl<G: Ground> Arms<G> {
             return Ok(());
         }
         let before = self.journal.clone();
-        let found = self.ground.find(self.interrupts, whom)?;
+        let noted = self.journal.places.iter();
+        let noted = noted.filter_map(|place| place.who.process()).collect();
+        let found = self.ground.find(self.interrupts, whom, &kept, &noted)?;
         if whom == Whom::New && found.is_empty() {
             return Ok(());
         }

@@ -72,7 +72,9 @@ impl State {
             snapshot.devices.iter().any(|device| device.owner == owner)
         });
         self.snapshot.clone_from(snapshot);
-        self.names.clone_from(names);
+        if self.names != *names {
+            self.names.clone_from(names);
+        }
     }
 
     /// All of it as text.

@@ -211,7 +211,8 @@ impl Daemon {
     fn step(&mut self) -> Result<()> {
         let taken = self.arms.as_ref().map_or_else(CpuSet::new, Arms::taken);
         let observation = self.observer.observe(&self.config.limits, &taken)?;
-        let plan = self.policy.decide(&observation);
+        let plan = self.policy.decide(observation);
+        let cores = observation.io_cores();
         if tracing::enabled!(tracing::Level::DEBUG) {
             if let Some(prices) = self.prices.tell(self.policy.prices(), Instant::now()) {
                 tracing::debug!("what cores cost, in cores, by their number: {prices}");
@@ -226,7 +227,7 @@ impl Daemon {
             state.decisions += 1;
         });
         let Some(arms) = &mut self.arms else {
-            let is_content = self.policy.is_content(observation.io_cores());
+            let is_content = self.policy.is_content(cores);
             if self.told.is_new(&plan, is_content) {
                 for step in &plan.steps {
                     println!("would {}, for {}", step.action, step.reason);

@@ -3,25 +3,25 @@
 //! What a host looked like during an interval, from what it looked like at both ends.
 
 use crate::failure::Result;
-use crate::host::control::{Control, Object};
-use crate::host::process::Process;
+use crate::host::process::{Process, Thread};
 use crate::host::snapshot::{self, Reader, Snapshot};
 use crate::host::topology::{self, CpuSet, Topology, Usage};
 use crate::host::Root;
 use crate::policy::{Core, Device, Limits, Observation, Place, Role, Virtqueue, Worker};
-use std::collections::btree_map::{BTreeMap, Entry};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use vhost_iocm_engine::engine::abi::{DeviceId, VirtqueueId, WorkerId};
 use vhost_iocm_engine::engine::sched::polling::Mode;
 use vhost_iocm_engine::engine::sched::standby::State;
 
-/// How often is read what costs much: what CPUs and processes used, and who has come. What they used
-/// in an interval is taken to be their part of that time.
+/// How often is read what costs much: what CPUs used, and who has come. What they used in an interval
+/// is taken to be its part of that time.
 const SLOW: Duration = Duration::from_millis(500);
-/// How often is read what hardly ever changes: CPUs, and the names and threads of processes.
-const SLOWEST: Duration = Duration::from_secs(10);
+/// How often is read what hardly ever changes: CPUs, and where virtual CPUs may run. VMs take turns, a
+/// few each time that something slow is read, so that no interval has to wait for all of them.
+const SLOWEST: Duration = Duration::from_secs(30);
+/// Within so many slow looks all VMs have their turn.
+const TURNS: usize = (SLOWEST.as_millis() / SLOW.as_millis()) as usize;
 
 /// The virtqueue for which the backend notifies and not the guest.
 const RECEIVE: u32 = 0;
@@ -34,25 +34,24 @@ struct Slow {
     cpus: BTreeMap<i32, CpuSet>,
     guests: CpuSet,
     usage: BTreeMap<u32, Usage>,
-    runtime: BTreeMap<i32, u64>,
     names: BTreeMap<i32, String>,
+    /// The VM that had its turn last.
+    turn: i32,
 }
 
 /// Watches a host.
 pub struct Observer {
     root: Root,
-    control: Control,
     reader: Reader,
     start: Instant,
     before: (Instant, Snapshot),
     slow_at: Instant,
     slowest_at: Instant,
     slow: Slow,
-    /// Files that say for how long a worker's work waits, open since they are read so often.
-    waits: BTreeMap<u32, File>,
-    /// What CPUs and processes used per nanosecond, lately.
+    /// What CPUs used per nanosecond, lately.
     usage: BTreeMap<u32, (f64, f64)>,
-    runtime: BTreeMap<i32, f64>,
+    /// What was observed last. Its memory is used again.
+    observation: Observation,
 }
 
 impl Observer {
@@ -67,46 +66,53 @@ impl Observer {
         let snapshot = reader.read()?;
         let mut observer = Self {
             root: root.clone(),
-            control: Control::open(root)?,
             reader,
             start: now,
             before: (now, snapshot),
             slow_at: now,
             slowest_at: now,
             slow: Slow::default(),
-            waits: BTreeMap::new(),
             usage: BTreeMap::new(),
-            runtime: BTreeMap::new(),
+            observation: Observation::default(),
         };
         let owners = observer.before.1.owners();
         observer.look_around(&owners, true);
         Ok(observer)
     }
 
-    /// Reads what changes slowly, and what hardly ever changes of those that are new, or of all.
-    fn look_around(&mut self, owners: &[i32], all: bool) {
+    /// Reads what changes slowly: `owners` are the processes that own devices, in the order of their
+    /// numbers. Those that are new have their turn at once. `topology` says whether CPUs are read.
+    fn look_around(&mut self, owners: &[i32], topology: bool) {
         let slow = &mut self.slow;
-        if all {
+        if topology {
             slow.topology = Topology::read(&self.root);
-            slow.cpus.clear();
         }
-        slow.cpus.retain(|pid, _| owners.contains(pid));
-        slow.names.retain(|pid, _| owners.contains(pid));
+        let is_owner = |pid: &i32| owners.binary_search(pid).is_ok();
+        slow.cpus.retain(|pid, _| is_owner(pid));
+        slow.names.retain(|pid, _| is_owner(pid));
+        let next = owners.partition_point(|pid| *pid <= slow.turn);
+        let turns = owners.iter().cycle().skip(next);
+        let turns: Vec<i32> = turns.take(owners.len().div_ceil(TURNS)).copied().collect();
+        slow.turn = turns.last().copied().unwrap_or(0);
         for pid in owners {
-            if slow.cpus.contains_key(pid) {
+            let is_new = !slow.cpus.contains_key(pid);
+            if !is_new && !turns.contains(pid) {
                 continue;
             }
-            let Some(process) = Process::read(&self.root, *pid) else {
-                continue;
-            };
+            if is_new {
+                let Some(name) = Process::name(&self.root, *pid) else {
+                    continue;
+                };
+                slow.names.insert(*pid, name);
+            }
+            let threads = Thread::all(&self.root, *pid);
             // A process without virtual CPUs is a VM of another kind: all of its threads count.
-            let some = process.threads.iter().any(|thread| thread.vcpu.is_some());
-            let threads = process.threads.iter();
+            let some = threads.iter().any(|thread| thread.vcpu.is_some());
             let cpus = threads
+                .iter()
                 .filter(|thread| !some || thread.vcpu.is_some())
                 .flat_map(|thread| thread.cpus.iter().copied());
             slow.cpus.insert(*pid, cpus.collect());
-            slow.names.insert(*pid, process.name);
         }
         slow.guests = slow.cpus.values().flatten().copied().collect();
         if slow.guests.is_empty() {
@@ -116,10 +122,6 @@ impl Observer {
             slow.guests.remove(cpu);
         }
         slow.usage = topology::usage(&self.root);
-        let runtimes = owners.iter();
-        slow.runtime = runtimes
-            .map(|pid| (*pid, Process::runtime(&self.root, *pid)))
-            .collect();
     }
 
     /// The names of the VMs, by their processes.
@@ -138,26 +140,22 @@ impl Observer {
     /// # Errors
     ///
     /// Whatever reading fails with.
-    pub fn observe(&mut self, limits: &Limits, taken: &CpuSet) -> Result<Observation> {
+    pub fn observe(&mut self, limits: &Limits, taken: &CpuSet) -> Result<&Observation> {
         let now = Instant::now();
         let snapshot = self.reader.read()?;
         let passed = now.duration_since(self.slow_at);
         if passed >= SLOW {
-            let all = now.duration_since(self.slowest_at) >= SLOWEST;
-            if all {
+            let topology = now.duration_since(self.slowest_at) >= SLOWEST;
+            if topology {
                 self.slowest_at = now;
             }
-            self.follow(&snapshot.owners(), passed, all);
+            self.follow(&snapshot.owners(), passed, topology);
             self.slow_at = now;
         }
-        let waits: Vec<u64> = snapshot
-            .workers
-            .iter()
-            .map(|worker| self.waits(worker.id))
-            .collect();
-        self.waits.retain(|id, _| snapshot.worker(*id).is_some());
         let interval = now.duration_since(self.before.0).as_nanos().max(1) as u64;
         let before = &self.before.1;
+        let (mut virtqueues, mut earlier) = (snapshot.by_device(), before.by_device());
+        let mut used = std::mem::take(&mut self.observation.devices).into_iter();
         let observation = Observation {
             time: now.duration_since(self.start).as_nanos() as u64,
             interval,
@@ -165,50 +163,29 @@ impl Observer {
             workers: snapshot
                 .workers
                 .iter()
-                .zip(waits)
-                .map(|(now, waits)| self.worker(now, before.worker(now.id), waits, interval))
+                .map(|now| self.worker(now, before.worker(now.id), interval))
                 .collect(),
             devices: snapshot
                 .devices
                 .iter()
                 .filter(|device| device.owner > 0)
-                .map(|device| self.device(device, &snapshot, interval))
+                .map(|of| {
+                    let used = used.next().map(|device| device.virtqueues);
+                    let (now, before) = (virtqueues.of(of.id), earlier.of(of.id));
+                    device(of, now, before, used.unwrap_or_default())
+                })
                 .collect(),
             limits: limits.clone(),
         };
         self.before = (now, snapshot);
-        Ok(observation)
-    }
-
-    /// For how long the oldest work of a worker waits now, in nanoseconds.
-    fn waits(&mut self, id: u32) -> u64 {
-        let mut bytes = [0; 24];
-        for _ in 0..2 {
-            let file = match self.waits.entry(id) {
-                Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => {
-                    let worker = Object::Worker(WorkerId(id));
-                    match File::open(self.control.path(worker, "pending_ns_now")) {
-                        Ok(file) => entry.insert(file),
-                        Err(_) => return 0,
-                    }
-                }
-            };
-            if let Ok(length) = file.read_at(&mut bytes, 0) {
-                let text = String::from_utf8_lossy(&bytes[..length]);
-                return text.trim().parse().unwrap_or(0);
-            }
-            // It was that of another worker with this number.
-            self.waits.remove(&id);
-        }
-        0
+        self.observation = observation;
+        Ok(&self.observation)
     }
 
     /// Reads again what changes slowly, and what was used since the last time.
-    fn follow(&mut self, owners: &[i32], passed: Duration, all: bool) {
+    fn follow(&mut self, owners: &[i32], passed: Duration, topology: bool) {
         let before_usage = std::mem::take(&mut self.slow.usage);
-        let before_runtime = std::mem::take(&mut self.slow.runtime);
-        self.look_around(owners, all);
+        self.look_around(owners, topology);
         let passed = passed.as_nanos() as f64;
         let part = |now: u64, before: u64| now.saturating_sub(before) as f64 / passed;
         self.usage = self
@@ -220,12 +197,6 @@ impl Observer {
                 let busy = part(now.busy, before.busy).min(1.0);
                 Some((*cpu, (busy, part(now.waited, before.waited))))
             })
-            .collect();
-        self.runtime = self
-            .slow
-            .runtime
-            .iter()
-            .filter_map(|(pid, now)| Some((*pid, part(*now, *before_runtime.get(pid)?))))
             .collect();
     }
 
@@ -260,7 +231,6 @@ impl Observer {
         &self,
         now: &snapshot::Worker,
         before: Option<&snapshot::Worker>,
-        waits: u64,
         interval: u64,
     ) -> Worker {
         let zero = snapshot::Worker::default();
@@ -276,10 +246,9 @@ impl Observer {
         };
         let id = WorkerId(now.id);
         let cpu = u32::try_from(now.cpu).ok();
-        let (pending_max, pending_average) = ages(
+        let (_, pending_average) = ages(
             (now.pending_max, now.pending_average, now.works),
             (before.pending_max, before.works),
-            waits,
         );
         Worker {
             id,
@@ -294,80 +263,84 @@ impl Observer {
             busy: now.busy_time.saturating_sub(before.busy_time),
             polled_empty: now.empty_poll_time.saturating_sub(before.empty_poll_time),
             total,
-            pending_max,
-            pending_average,
-        }
-    }
-
-    fn device(&self, device: &snapshot::Device, now: &Snapshot, interval: u64) -> Device {
-        let pid = i32::try_from(device.owner).unwrap_or(0);
-        let runtime = self.runtime.get(&pid).copied().unwrap_or(0.0);
-        Device {
-            id: DeviceId(device.id),
-            vm: pid.unsigned_abs(),
-            node: None,
-            weight: device.weight,
-            guest_busy: (runtime * interval as f64) as u64,
-            virtqueues: now
-                .of_device(device.id)
-                .map(|virtqueue| self.virtqueue(virtqueue, device.placed))
-                .collect(),
-        }
-    }
-
-    fn virtqueue(&self, now: &snapshot::Virtqueue, placed: bool) -> Virtqueue {
-        let zero = snapshot::Virtqueue::default();
-        let mut earlier = self.before.1.of_device(now.device);
-        let before = earlier
-            .find(|before| before.index == now.index)
-            .unwrap_or(&zero);
-        // Events of the backend are not counted. Each begins a slice, unless one is going on.
-        let notifications = |virtqueue: &snapshot::Virtqueue| match virtqueue.index {
-            RECEIVE => virtqueue.notif_works + virtqueue.home_works,
-            _ => virtqueue.kicks,
-        };
-        let slices = |virtqueue: &snapshot::Virtqueue| {
-            virtqueue.notif_works + virtqueue.poll_kicks + virtqueue.home_works
-        };
-        let served = |virtqueue: &snapshot::Virtqueue| virtqueue.served_time + virtqueue.home_time;
-        let (pending_max, pending_average) = ages(
-            (now.pending_max, now.pending_average, slices(now)),
-            (before.pending_max, slices(before)),
-            0,
-        );
-        Virtqueue {
-            id: VirtqueueId {
-                device: DeviceId(now.device),
-                index: now.index,
-            },
-            place: if now.home || !placed {
-                Place::Home
-            } else {
-                Place::Worker(WorkerId(now.worker))
-            },
-            poll: match now.mode {
-                0 => Mode::Never,
-                1 => Mode::Always,
-                _ => Mode::Auto,
-            },
-            served: served(now).saturating_sub(served(before)),
-            packets: now.packets.saturating_sub(before.packets),
-            bytes: now.bytes.saturating_sub(before.bytes),
-            slices: slices(now).saturating_sub(slices(before)),
-            notifications: notifications(now).saturating_sub(notifications(before)),
-            polls_empty: now.poll_empty.saturating_sub(before.poll_empty),
-            pending_max,
             pending_average,
         }
     }
 }
 
+/// A device, whose virtqueues are these now and were those before. `virtqueues` is a vector to use.
+fn device(
+    device: &snapshot::Device,
+    now: &[snapshot::Virtqueue],
+    before: &[snapshot::Virtqueue],
+    mut virtqueues: Vec<Virtqueue>,
+) -> Device {
+    virtqueues.clear();
+    virtqueues.extend(now.iter().map(|now| {
+        let mut before = before.iter();
+        let before = before.find(|before| before.index == now.index);
+        virtqueue(now, before, device.placed)
+    }));
+    Device {
+        id: DeviceId(device.id),
+        vm: u32::try_from(device.owner).unwrap_or(0),
+        node: None,
+        weight: device.weight,
+        virtqueues,
+    }
+}
+
+fn virtqueue(
+    now: &snapshot::Virtqueue,
+    before: Option<&snapshot::Virtqueue>,
+    placed: bool,
+) -> Virtqueue {
+    let zero = snapshot::Virtqueue::default();
+    let before = before.unwrap_or(&zero);
+    // Events of the backend are not counted. Each begins a slice, unless one is going on.
+    let notifications = |virtqueue: &snapshot::Virtqueue| match virtqueue.index {
+        RECEIVE => virtqueue.notif_works + virtqueue.home_works,
+        _ => virtqueue.kicks,
+    };
+    let slices = |virtqueue: &snapshot::Virtqueue| {
+        virtqueue.notif_works + virtqueue.poll_kicks + virtqueue.home_works
+    };
+    let served = |virtqueue: &snapshot::Virtqueue| virtqueue.served_time + virtqueue.home_time;
+    let (pending_max, pending_average) = ages(
+        (now.pending_max, now.pending_average, slices(now)),
+        (before.pending_max, slices(before)),
+    );
+    Virtqueue {
+        id: VirtqueueId {
+            device: DeviceId(now.device),
+            index: now.index,
+        },
+        place: if now.home || !placed {
+            Place::Home
+        } else {
+            Place::Worker(WorkerId(now.worker))
+        },
+        poll: match now.mode {
+            0 => Mode::Never,
+            1 => Mode::Always,
+            _ => Mode::Auto,
+        },
+        served: served(now).saturating_sub(served(before)),
+        packets: now.packets.saturating_sub(before.packets),
+        bytes: now.bytes.saturating_sub(before.bytes),
+        slices: slices(now).saturating_sub(slices(before)),
+        notifications: notifications(now).saturating_sub(notifications(before)),
+        polls_empty: now.poll_empty.saturating_sub(before.poll_empty),
+        pending_max,
+        pending_average,
+    }
+}
+
 /// The greatest and the average age of work in an interval. `now` and `before` have the greatest
-/// age since ever and the number of slices, `now` also the moving average; `waits` is the age of
-/// what waits at the end. The greatest age of an interval is known exactly if it is the greatest
-/// ever; otherwise the average, and what waits, stand for it.
-fn ages(now: (u64, u64, u64), before: (u64, u64), waits: u64) -> (u64, u64) {
+/// age since ever and the number of slices, `now` also the moving average. The greatest age of an
+/// interval is known exactly if it is the greatest ever; otherwise the average stands for it.
+fn ages(now: (u64, u64, u64), before: (u64, u64)) -> (u64, u64) {
     let average = if now.2 > before.1 { now.1 } else { 0 };
     let greatest = if now.0 > before.0 { now.0 } else { average };
-    (greatest.max(waits), average)
+    (greatest, average)
 }

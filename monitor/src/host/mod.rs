@@ -13,8 +13,12 @@ pub mod process;
 pub mod snapshot;
 pub mod topology;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+
+/// Bytes that few files of the kernel are longer than.
+const USUAL: usize = 4096;
 
 /// Where the files of the host are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +44,10 @@ impl Root {
     /// What a file says without white space around it, or `None` if it cannot be read: it does not
     /// exist, or what it is about is gone.
     pub fn read(&self, relative: impl AsRef<Path>) -> Option<String> {
-        let bytes = std::fs::read(self.path(relative)).ok()?;
+        // The kernel does not say how long its files are, so they are not asked; nearly all fit.
+        let mut bytes = Vec::with_capacity(USUAL);
+        let file = File::open(self.path(relative)).ok()?;
+        file.take(u64::MAX).read_to_end(&mut bytes).ok()?;
         // Nearly all of it is UTF-8, which is much cheaper to check than to mend.
         let text = String::from_utf8(bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());

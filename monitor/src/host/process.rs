@@ -38,7 +38,7 @@ impl Process {
     /// Reads all of it, or `None` if it is gone.
     pub fn read(root: &Root, pid: i32) -> Option<Self> {
         let comm = root.read(format!("proc/{pid}/comm"))?;
-        let cgroup = cgroup(root, pid);
+        let cgroup = Self::cgroup(root, pid);
         Some(Self {
             pid,
             name: name(root, pid, &comm, &cgroup),
@@ -50,22 +50,16 @@ impl Process {
     /// The name alone, or `None` if it is gone.
     pub fn name(root: &Root, pid: i32) -> Option<String> {
         let comm = root.read(format!("proc/{pid}/comm"))?;
-        Some(name(root, pid, &comm, &cgroup(root, pid)))
+        Some(name(root, pid, &comm, &Self::cgroup(root, pid)))
     }
 
-    /// The time for which its threads ran, in nanoseconds; 0 if it is gone.
-    pub fn runtime(root: &Root, pid: i32) -> u64 {
-        // utime and stime, in ticks of 10 ms; the name before may contain anything but ends in
-        // the last parenthesis.
-        let stat = root.read(format!("proc/{pid}/stat")).unwrap_or_default();
-        let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let ticks: u64 = rest
-            .split_ascii_whitespace()
-            .skip(11)
-            .take(2)
-            .filter_map(|word| word.parse::<u64>().ok())
-            .sum();
-        ticks.saturating_mul(10_000_000)
+    /// Its directory in the cgroup v2 tree, without the first slash; empty if it is in the root, or gone.
+    pub fn cgroup(root: &Root, pid: i32) -> String {
+        let text = root.read(format!("proc/{pid}/cgroup")).unwrap_or_default();
+        text.lines()
+            .find_map(|line| line.strip_prefix("0::/"))
+            .unwrap_or_default()
+            .to_owned()
     }
 }
 
@@ -84,16 +78,16 @@ impl Thread {
         let mut threads: Vec<Self> = names
             .filter_map(|name| {
                 let tid = name.parse().ok()?;
-                let comm = root.read(format!("{directory}/{name}/comm"))?;
                 let status = root.read(format!("{directory}/{name}/status"))?;
+                let comm = status.strip_prefix("Name:")?.lines().next()?.trim();
                 // Searched as a whole: to look at each of its 60 lines takes several times as long.
                 let (_, rest) = status.split_once("\nCpus_allowed_list:")?;
                 let cpus = rest.lines().next()?;
                 Some(Self {
                     tid,
-                    vcpu: vcpu(&comm),
+                    vcpu: vcpu(comm),
                     cpus: cpu_list(cpus)?,
-                    name: comm,
+                    name: comm.to_owned(),
                 })
             })
             .collect();
@@ -107,15 +101,6 @@ impl Thread {
 fn vcpu(comm: &str) -> Option<u32> {
     let (number, _) = comm.strip_prefix("CPU ")?.split_once('/')?;
     number.parse().ok()
-}
-
-/// The directory in the cgroup v2 tree without the first slash.
-fn cgroup(root: &Root, pid: i32) -> String {
-    let text = root.read(format!("proc/{pid}/cgroup")).unwrap_or_default();
-    text.lines()
-        .find_map(|line| line.strip_prefix("0::/"))
-        .unwrap_or_default()
-        .to_owned()
 }
 
 /// What QEMU was told with `-name`: `vm1`, or `guest=vm1,debug-threads=on`.

@@ -12,9 +12,10 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use vhost_iocm_engine::atomics::{smp_rmb, AtomicU64};
+use vhost_iocm_engine::engine::snapshot::sequence::look;
 use vhost_iocm_engine::engine::snapshot::{
-    read_record, DeviceRecord, DeviceSettings, Field, Kind, VirtqueueRecord, WorkerRecord,
-    COUNTERS, MAGIC, PAGE_HEAD, RECORD_MAX, VERSION,
+    DeviceRecord, DeviceSettings, Field, Kind, VirtqueueRecord, WorkerRecord, COUNTERS, MAGIC,
+    PAGE_HEAD, RECORD_MAX, VERSION,
 };
 use vhost_iocm_engine::engine::stats::{VirtqueueStats, WorkerStats};
 
@@ -160,6 +161,11 @@ impl Snapshot {
         rest.take_while(move |virtqueue| virtqueue.device == device)
     }
 
+    /// All virtqueues, to be taken device by device.
+    pub fn by_device(&self) -> ByDevice<'_> {
+        ByDevice(&self.virtqueues)
+    }
+
     /// The processes that own devices, in the order of their numbers.
     pub fn owners(&self) -> Vec<i32> {
         let owners = self.devices.iter().map(|device| device.owner);
@@ -179,6 +185,26 @@ impl Snapshot {
     /// The worker with this number.
     pub fn worker(&self, id: u32) -> Option<&Worker> {
         self.workers.iter().find(|worker| worker.id == id)
+    }
+}
+
+/// Virtqueues in the order of their devices: to go through all of them takes much less time than to
+/// search for those of each device.
+pub struct ByDevice<'a>(&'a [Virtqueue]);
+
+impl<'a> ByDevice<'a> {
+    /// Those of a device. Devices are asked for in the order of their numbers.
+    pub fn of(&mut self, device: u32) -> &'a [Virtqueue] {
+        let count = |virtqueues: &[Virtqueue], is_wanted: fn(u32, u32) -> bool| {
+            let virtqueues = virtqueues.iter();
+            virtqueues
+                .take_while(|virtqueue| is_wanted(virtqueue.device, device))
+                .count()
+        };
+        let (_, rest) = self.0.split_at(count(self.0, |of, device| of < device));
+        let (its, rest) = rest.split_at(count(rest, |of, device| of == device));
+        self.0 = rest;
+        its
     }
 }
 
@@ -211,12 +237,12 @@ const fn find(fields: &[Field], name: &str) -> Option<usize> {
 }
 
 /// A record.
-struct Words<'a>(&'a [u64]);
+struct Words<'a>(&'a [AtomicU64]);
 
 impl Words<'_> {
     /// A word; 0 if the module that is loaded does not have it yet.
     fn get(&self, place: usize) -> u64 {
-        self.0.get(place).copied().unwrap_or(0)
+        self.0.get(place).map_or(0, |word| word.load())
     }
 
     /// A name, which has two words.
@@ -424,105 +450,150 @@ fn take_page(page: &[AtomicU64], snapshot: &mut Snapshot, tries: usize) -> bool 
     if !(COUNTERS + 1..=RECORD_MAX).contains(&words) {
         return true;
     }
+    let records = page[PAGE_HEAD..].chunks_exact(words).take(count as usize);
+    if kind == Kind::Worker as u64 {
+        take_records(records, &mut snapshot.workers, worker, tries)
+    } else if kind == Kind::Device as u64 {
+        take_records(records, &mut snapshot.devices, device, tries)
+    } else if kind == Kind::Virtqueue as u64 {
+        take_records(records, &mut snapshot.virtqueues, virtqueue, tries)
+    } else {
+        true
+    }
+}
+
+/// Takes records of one kind. Only words that are known here are loaded, which is less than half of
+/// them.
+fn take_records<'a, T>(
+    records: impl Iterator<Item = &'a [AtomicU64]>,
+    objects: &mut Vec<T>,
+    take: impl Fn(&Words<'_>) -> T,
+    tries: usize,
+) -> bool {
     let mut whole = true;
-    let mut copy = [0; RECORD_MAX];
-    for record in page[PAGE_HEAD..].chunks_exact(words).take(count as usize) {
-        // Most records are of no object: a look at one word spares the copy.
+    for record in records {
+        // Most records are of no object: a look at one word spares the others.
         if record[USED].load() != 1 {
             continue;
         }
-        let copy = &mut copy[..words];
-        let mut read = false;
-        for attempt in 0..tries {
-            if read_record(record, copy).is_ok() {
-                read = true;
-                break;
-            }
-            if attempt + 1 < tries {
+        let object = (0..tries).find_map(|attempt| {
+            if attempt > 0 {
                 std::thread::yield_now();
             }
-        }
-        whole &= read;
-        if read && copy[USED] == 1 && copy[GENERATION] != 0 {
-            take_record(kind, copy, snapshot);
-        }
+            let seen = look(record, |words| {
+                let is_object = words[USED].load() == 1 && words[GENERATION].load() != 0;
+                is_object.then(|| take(&Words(words)))
+            });
+            seen.ok()
+        });
+        whole &= object.is_some();
+        objects.extend(object.flatten());
     }
     whole
 }
 
-fn take_record(kind: u64, words: &[u64], snapshot: &mut Snapshot) {
-    let words = Words(words);
+/// What the record of a worker says.
+fn worker(words: &Words<'_>) -> Worker {
+    macro_rules! at {
+        ($name:literal) => {
+            const { place(WorkerRecord::FIELDS, WorkerStats::FIELDS, $name) }
+        };
+    }
     let get = |place| words.get(place);
-    if kind == Kind::Worker as u64 {
-        macro_rules! at {
-            ($name:literal) => {
-                const { place(WorkerRecord::FIELDS, WorkerStats::FIELDS, $name) }
-            };
+    Worker {
+        id: get(at!("id")) as u32,
+        pid: get(at!("pid")) as i32,
+        cpu: get(at!("cpu")) as i64,
+        locked: get(at!("locked")) != 0,
+        group: get(at!("group")) as u32,
+        state: get(at!("state")),
+        loops: get(at!("loops")),
+        works: get(at!("works")),
+        pending_works: get(at!("pending_works")),
+        mm_switches: get(at!("mm_switches")),
+        busy_time: get(at!("busy_time")),
+        empty_poll_time: get(at!("empty_poll_time")),
+        spare_time: get(at!("spare_time")),
+        idle_time: get(at!("idle_time")),
+        stolen_time: get(at!("stolen_time")),
+        polled: get(at!("polled")),
+        pending_max: get(at!("pending")),
+        pending_average: get(at!("pending") + 1),
+        wakes: get(at!("wakes")),
+    }
+}
+
+/// What the record of a device says.
+fn device(words: &Words<'_>) -> Device {
+    macro_rules! at {
+        ($name:literal) => {
+            const { place(DeviceRecord::FIELDS, DeviceSettings::FIELDS, $name) }
+        };
+    }
+    let get = |place| words.get(place);
+    Device {
+        id: get(at!("id")) as u32,
+        owner: get(at!("owner")) as i64,
+        comm: words.name(at!("comm")),
+        receive_backend: words.name(at!("receive_backend")),
+        transmit_backend: words.name(at!("transmit_backend")),
+        placed: get(at!("placed")) != 0,
+        weight: get(at!("weight")) as u32,
+        max_time_share: get(at!("max_time_share")) as u32,
+    }
+}
+
+/// What the record of a virtqueue says.
+fn virtqueue(words: &Words<'_>) -> Virtqueue {
+    macro_rules! at {
+        ($name:literal) => {
+            const { place(VirtqueueRecord::FIELDS, VirtqueueStats::FIELDS, $name) }
+        };
+    }
+    let get = |place| words.get(place);
+    Virtqueue {
+        device: get(at!("device")) as u32,
+        index: get(at!("index")) as u32,
+        worker: get(at!("worker")) as u32,
+        mode: get(at!("mode")),
+        home: get(at!("home")) != 0,
+        packets: get(at!("packets")),
+        bytes: get(at!("bytes")),
+        kicks: get(at!("kicks")),
+        interrupts: get(at!("interrupts")),
+        notif_works: get(at!("notif_works")),
+        poll_kicks: get(at!("poll_kicks")),
+        poll_empty: get(at!("poll_empty")),
+        served_time: get(at!("served_time")),
+        home_time: get(at!("home_time")),
+        home_works: get(at!("home_works")),
+        errors: get(at!("errors")),
+        drops: get(at!("drops")),
+        polled: get(at!("polled")) != 0,
+        pending_max: get(at!("pending")),
+        pending_average: get(at!("pending") + 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtqueues_are_those_of_their_device() {
+        let virtqueue = |(device, index)| Virtqueue {
+            device,
+            index,
+            ..Virtqueue::default()
+        };
+        let snapshot = Snapshot {
+            virtqueues: [(1, 0), (1, 1), (4, 0), (6, 1)].map(virtqueue).into(),
+            ..Snapshot::default()
+        };
+        let mut by_device = snapshot.by_device();
+        for device in [0, 1, 2, 6, 7] {
+            let its: Vec<&Virtqueue> = by_device.of(device).iter().collect();
+            assert_eq!(its, snapshot.of_device(device).collect::<Vec<_>>());
         }
-        snapshot.workers.push(Worker {
-            id: get(at!("id")) as u32,
-            pid: get(at!("pid")) as i32,
-            cpu: get(at!("cpu")) as i64,
-            locked: get(at!("locked")) != 0,
-            group: get(at!("group")) as u32,
-            state: get(at!("state")),
-            loops: get(at!("loops")),
-            works: get(at!("works")),
-            pending_works: get(at!("pending_works")),
-            mm_switches: get(at!("mm_switches")),
-            busy_time: get(at!("busy_time")),
-            empty_poll_time: get(at!("empty_poll_time")),
-            spare_time: get(at!("spare_time")),
-            idle_time: get(at!("idle_time")),
-            stolen_time: get(at!("stolen_time")),
-            polled: get(at!("polled")),
-            pending_max: get(at!("pending")),
-            pending_average: get(at!("pending") + 1),
-            wakes: get(at!("wakes")),
-        });
-    } else if kind == Kind::Device as u64 {
-        macro_rules! at {
-            ($name:literal) => {
-                const { place(DeviceRecord::FIELDS, DeviceSettings::FIELDS, $name) }
-            };
-        }
-        snapshot.devices.push(Device {
-            id: get(at!("id")) as u32,
-            owner: get(at!("owner")) as i64,
-            comm: words.name(at!("comm")),
-            receive_backend: words.name(at!("receive_backend")),
-            transmit_backend: words.name(at!("transmit_backend")),
-            placed: get(at!("placed")) != 0,
-            weight: get(at!("weight")) as u32,
-            max_time_share: get(at!("max_time_share")) as u32,
-        });
-    } else if kind == Kind::Virtqueue as u64 {
-        macro_rules! at {
-            ($name:literal) => {
-                const { place(VirtqueueRecord::FIELDS, VirtqueueStats::FIELDS, $name) }
-            };
-        }
-        snapshot.virtqueues.push(Virtqueue {
-            device: get(at!("device")) as u32,
-            index: get(at!("index")) as u32,
-            worker: get(at!("worker")) as u32,
-            mode: get(at!("mode")),
-            home: get(at!("home")) != 0,
-            packets: get(at!("packets")),
-            bytes: get(at!("bytes")),
-            kicks: get(at!("kicks")),
-            interrupts: get(at!("interrupts")),
-            notif_works: get(at!("notif_works")),
-            poll_kicks: get(at!("poll_kicks")),
-            poll_empty: get(at!("poll_empty")),
-            served_time: get(at!("served_time")),
-            home_time: get(at!("home_time")),
-            home_works: get(at!("home_works")),
-            errors: get(at!("errors")),
-            drops: get(at!("drops")),
-            polled: get(at!("polled")) != 0,
-            pending_max: get(at!("pending")),
-            pending_average: get(at!("pending") + 1),
-        });
     }
 }

@@ -260,6 +260,11 @@ impl Cores {
         let interval = observation.interval.max(1) as f64;
         let is_home = observation.io_cores() == 0;
         for device in &observation.devices {
+            // Most devices do nothing most of the time.
+            if device.is_idle() {
+                loads.push((device.id, 0.0));
+                continue;
+            }
             let demand = Demand::of(device, observation.interval, assumptions);
             served += demand.served;
             let notification = assumptions.notification_ns as f64;

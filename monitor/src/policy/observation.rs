@@ -75,8 +75,6 @@ pub struct Worker {
     pub polled_empty: u64,
     /// Time that passed for it: serving, looking, sleeping. An interval, unless it is younger.
     pub total: u64,
-    /// The greatest age of work when its slice began.
-    pub pending_max: u64,
     /// The average age of work when its slice began; 0 if there was no slice.
     pub pending_average: u64,
 }
@@ -92,8 +90,6 @@ pub struct Device {
     pub node: Option<u32>,
     /// Its share of its workers' time in relation to others.
     pub weight: u32,
-    /// The CPU time that the VM's other threads used, as a measure of what it does beside I/O.
-    pub guest_busy: u64,
     /// Its virtqueues, in the order of their indices.
     pub virtqueues: Vec<Virtqueue>,
 }
@@ -106,6 +102,14 @@ impl Device {
             .iter()
             .all(|virtqueue| virtqueue.place == first)
             .then_some(first)
+    }
+
+    /// Whether nothing was done for it, and nobody asked for it.
+    pub fn is_idle(&self) -> bool {
+        self.virtqueues.iter().all(|virtqueue| {
+            let counts = [virtqueue.packets, virtqueue.bytes, virtqueue.slices];
+            counts == [0; 3] && virtqueue.notifications == 0 && virtqueue.served == 0
+        })
     }
 
     /// The time that was spent serving it.

@@ -131,15 +131,10 @@ pub fn host() -> Tree {
         b"qemu\0-name\0guest=web,,1,debug-threads=on\0",
     );
     tree.write("proc/4242/cgroup", "0::/machine.slice/web.scope/libvirt\n");
-    tree.write(
-        "proc/4242/stat",
-        "4242 (a) b) S 1 1 1 0 0 0 0 0 0 0 30 12 0 0",
-    );
     for (tid, comm) in [(4242, "qemu-system-x86"), (4243, "CPU 0/KVM")] {
-        tree.write(&format!("proc/4242/task/{tid}/comm"), format!("{comm}\n"));
         tree.write(
             &format!("proc/4242/task/{tid}/status"),
-            "Name:\tx\nCpus_allowed_list:\t0-2\n",
+            format!("Name:\t{comm}\nCpus_allowed_list:\t0-2\n"),
         );
     }
     tree

@@ -90,7 +90,6 @@ pub(super) struct Device {
     pub(super) home_work: u64,
     /// CPU time for notifications and interrupts that the guest has to spend yet.
     pub(super) debt: f64,
-    pub(super) guest_busy: u64,
     pub(super) random: StdRng,
     pub(super) random_guest: StdRng,
     /// When the next request comes; `u64::MAX` if none does.
@@ -148,7 +147,6 @@ impl Host<'_> {
                         home_queue: 0,
                         home_work: 0,
                         debt: 0.0,
-                        guest_busy: 0,
                         random: StdRng::seed_from_u64(seed),
                         random_guest: StdRng::seed_from_u64(seed + 1),
                         next: u64::MAX,

@@ -207,7 +207,6 @@ impl<'a> Host<'a> {
             0.0
         };
         let work = draw * mean * device.guest + std::mem::take(&mut device.debt);
-        device.guest_busy += work as u64;
         let job = Job::Guest {
             device: number,
             born,

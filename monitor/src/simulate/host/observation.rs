@@ -52,12 +52,10 @@ impl Host<'_> {
                     busy: worker.busy,
                     polled_empty: worker.polled_empty,
                     total: interval.min(now - worker.made),
-                    pending_max: worker.pending_max,
                     pending_average: worker.pending_sum / worker.slices.max(1),
                 };
                 worker.busy = 0;
                 worker.polled_empty = 0;
-                worker.pending_max = 0;
                 worker.pending_sum = 0;
                 worker.slices = 0;
                 view
@@ -116,7 +114,6 @@ fn view_device(index: usize, device: &mut Device) -> DeviceView {
         vm: device.vm,
         node: Some(0),
         weight: device.weight,
-        guest_busy: std::mem::take(&mut device.guest_busy),
         virtqueues,
     }
 }

@@ -39,7 +39,6 @@ pub(super) struct Worker {
     /// When it was made.
     pub(super) made: u64,
     pub(super) removed: bool,
-    pub(super) pending_max: u64,
     pub(super) pending_sum: u64,
     pub(super) slices: u64,
 }
@@ -62,7 +61,6 @@ impl Host<'_> {
             polled_empty: 0,
             made: self.now,
             removed: false,
-            pending_max: 0,
             pending_sum: 0,
             slices: 0,
         });
@@ -185,7 +183,6 @@ impl Host<'_> {
         virtqueue.polling.work(begin, &POLLING);
         let worker = &mut self.workers[number];
         worker.slices += 1;
-        worker.pending_max = worker.pending_max.max(age);
         worker.pending_sum += age;
         let mut batch = std::mem::take(&mut worker.batch);
         batch.clear();
