@@ -4,8 +4,10 @@
 //! The same program runs on the host and, linked statically, in the test guests. `traffic serve`
 //! answers on one side; `traffic udp` and `traffic tcp` drive a run from the other side and print
 //! one line of JSON on standard output and one sentence on standard error. A client exits with 1
-//! when anything was lost, duplicated, reordered or corrupted in either direction.
+//! when anything was lost, duplicated, reordered or corrupted in either direction. `traffic kicks` says
+//! how often a guest has notified its device.
 
+mod kicks;
 mod pattern;
 mod serve;
 mod tcp;
@@ -40,6 +42,11 @@ enum Command {
     Udp(UdpArguments),
     /// Stream checksummed data in one direction or in both at once.
     Tcp(TcpArguments),
+    /// Print how often the driver of an interface has notified its device.
+    Kicks {
+        /// The interface, of virtio_net.
+        interface: String,
+    },
 }
 
 #[derive(Args)]
@@ -121,6 +128,10 @@ fn main() -> Result<ExitCode> {
             println!("{}", serde_json::to_string(&outcome)?);
             eprintln!("{outcome}");
             Ok(exit_code(outcome.passed))
+        }
+        Command::Kicks { interface } => {
+            println!("{}", kicks::count(&interface)?);
+            Ok(ExitCode::SUCCESS)
         }
     }
 }
