@@ -9,6 +9,7 @@ mod pairs;
 mod rates;
 mod record;
 mod results;
+mod samples;
 mod subject;
 mod times;
 mod workload;
@@ -16,11 +17,11 @@ mod workload;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{bail, Result};
 use clap::{Parser, Subcommand};
 
 use crate::pairs::Wanted;
-use crate::record::Tier;
+use crate::record::{Record, Tier};
 use crate::subject::Subjects;
 
 #[derive(Parser)]
@@ -47,6 +48,12 @@ enum Command {
 
         /// Only the metrics whose name contains one of these.
         metrics: Vec<String>,
+    },
+    /// Make records of measurements that another program made, and print each as a line of JSON.
+    Compare {
+        /// How they were made.
+        #[arg(long, ignore_case = true)]
+        tier: Tier,
     },
     /// Collect the records among the lines of the standard input into a file, and show the ratios.
     Collect {
@@ -85,14 +92,21 @@ fn run(command: Command) -> Result<()> {
             let records = match tier {
                 Tier::T1 => counts::run(&subjects, &wanted)?,
                 Tier::T2 | Tier::T3 => rates::run(&subjects, &wanted)?,
+                Tier::T4 => bail!("tests/bench/guests measures tier t4"),
                 Tier::T5 => times::run(&subjects, &wanted)?,
             };
-            for record in records {
-                println!("{}", serde_json::to_string(&record)?);
-            }
-            Ok(())
+            print(&records)
         }
+        Command::Compare { tier } => print(&samples::compare(tier, std::io::stdin().lock())?),
         Command::Collect { results } => results::collect(std::io::stdin().lock(), &results),
         Command::Check { results, baseline } => results::check(&results, &baseline),
     }
+}
+
+/// Prints each record as a line.
+fn print(records: &[Record]) -> Result<()> {
+    for record in records {
+        println!("{}", serde_json::to_string(record)?);
+    }
+    Ok(())
 }

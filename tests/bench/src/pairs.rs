@@ -35,18 +35,31 @@ pub fn measure(
             }
         }
     }
-    let (stock, ours) = (&stock[1..], &ours[1..]);
-    let pairs: Vec<_> = ours
+    Ok(compare(tier, metric, ("stock", &stock), ("ours", &ours)))
+}
+
+/// A subject's name and its measurements.
+pub type Subject<'a> = (&'a str, &'a [f64]);
+
+/// Compares measurements that were made in that order. The first of each is not counted.
+pub fn compare(tier: Tier, metric: &str, reference: Subject<'_>, own: Subject<'_>) -> [Record; 3] {
+    let (values, own_values) = (&reference.1[1..], &own.1[1..]);
+    let pairs: Vec<_> = own_values
         .iter()
-        .zip(stock)
-        .map(|(ours, stock)| ours / stock)
+        .zip(values)
+        .map(|(own, reference)| own / reference)
         .collect();
-    let same: Vec<_> = stock.windows(2).map(|pair| pair[1] / pair[0]).collect();
-    Ok([
-        Record::new(tier, format!("{metric}_stock"), stock),
-        Record::new(tier, format!("{metric}_ours"), ours),
+    let same: Vec<_> = values.windows(2).map(|pair| pair[1] / pair[0]).collect();
+    [
+        alone(tier, metric, reference),
+        alone(tier, metric, own),
         Record::ratio(tier, metric.to_owned(), &pairs, &same),
-    ])
+    ]
+}
+
+/// Measurements that are compared with nothing. The first one is not counted.
+pub fn alone(tier: Tier, metric: &str, (name, values): Subject<'_>) -> Record {
+    Record::new(tier, format!("{metric}_{name}"), &values[1..])
 }
 
 /// Measures both directions and all shapes, as far as they are wanted. `what` says in which unit.

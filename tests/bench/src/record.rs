@@ -17,6 +17,8 @@ pub enum Tier {
     T2,
     /// The same with many devices.
     T3,
+    /// Counts and rates of emulated guests in User Mode Linux.
+    T4,
     /// Times in User Mode Linux, whose code runs on the processors of this machine.
     T5,
 }
@@ -28,6 +30,7 @@ impl Tier {
             Self::T1 => "t1",
             Self::T2 => "t2",
             Self::T3 => "t3",
+            Self::T4 => "t4",
             Self::T5 => "t5",
         }
     }
@@ -36,7 +39,7 @@ impl Tier {
     fn kind(self) -> Kind {
         match self {
             Self::T1 | Self::T2 | Self::T3 => Kind::Count,
-            Self::T5 => Kind::Indicative,
+            Self::T4 | Self::T5 => Kind::Indicative,
         }
     }
 }
