@@ -9,7 +9,7 @@ FLAVOUR ?= plain
 # /lib/modules/$(uname -r)/build.
 KDIR ?=
 # What "make bench" measures: how, and parts of metrics' names.
-TIER ?= t1 t2 t5
+TIER ?= t1 t2 t4 t5
 SUITE ?=
 # How long "make fuzz" takes.
 FUZZ_SECONDS ?= 3600
@@ -106,10 +106,11 @@ measure: setup ## run the tests that compare times and shares; the machine does 
 	@scripts/vm --timeout 1800 -- env VHOST_IOCM_MEASURE=1 tests/selftests/run isolation malice fairness accounting limits
 
 .PHONY: bench bench-check
-bench: setup ## measure the module beside the kernel's vhost_net: TIER="t1 t2 t5", SUITE for parts of metrics' names
+bench: setup ## measure the module beside the kernel's vhost_net: TIER="t1 t2 t4 t5", SUITE for parts of metrics' names
 	@$(MAKE) --no-print-directory modules FLAVOUR=plain
-	@[[ '$(TIER)' != *t5* ]] || $(MAKE) --no-print-directory modules FLAVOUR=uml
+	@[[ '$(TIER)' != *t[45]* ]] || $(MAKE) --no-print-directory modules FLAVOUR=uml
 	@$(environment); cargo build --release -p vhost-iocm-bench -p vhost-iocm-selftests
+	@[[ '$(TIER)' != *t4* ]] || { $(environment); tests/guests/image; }
 	@mkdir -p build/bench
 	@tests/bench/tiers '$(TIER)' $(SUITE) | tee build/bench/log | target/release/bench collect build/bench/results.json
 bench-check: override TIER = t1
