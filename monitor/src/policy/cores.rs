@@ -191,8 +191,11 @@ impl Cores {
         }
         let costs: Vec<f64> = prices.iter().map(|price| price.value()).collect();
         self.prices = prices;
+        let margins: Vec<f64> = (0..=most)
+            .map(|number| self.margin(number, cores, &forecast))
+            .collect();
         let change = self.handover / interval;
-        let next = self.regret.decide(now, &costs, change) as u32;
+        let next = self.regret.decide(now, &costs, &margins, change) as u32;
         if next == cores {
             return None;
         }
@@ -241,12 +244,16 @@ impl Cores {
                 return Price::GuestsBusy { wanted, left };
             }
         }
-        let margin = if number > now {
-            self.settings.margin * busiest
+        Price::Cores(f64::from(number) + forecast.notifications)
+    }
+
+    /// What so many cores have to be cheaper by than what there is now, to be worth a change.
+    fn margin(&self, number: u32, now: u32, forecast: &Forecast) -> f64 {
+        if number > now {
+            f64::from(number) * self.settings.margin * forecast.busiest(number)
         } else {
             0.0
-        };
-        Price::Cores(f64::from(number) * (1.0 + margin) + forecast.notifications)
+        }
     }
 
     /// What an interval comes to, what served in it, in cores, and how long work waited. It is learned

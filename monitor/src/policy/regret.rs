@@ -48,9 +48,10 @@ impl Default for Regret {
 
 impl Regret {
     /// Goes on by an interval in which each number of cores would have cost so much, in cores;
-    /// infinity if it would not do. `change` is what a change of a core costs, in cores times
-    /// intervals. Says which number there is to be.
-    pub fn decide(&mut self, now: usize, costs: &[f64], change: f64) -> usize {
+    /// infinity if it would not do. One that is cheaper by less than its margin is not worth a change; of
+    /// one that is, all that it would have saved counts. `change` is what a change of a core costs, in
+    /// cores times intervals. Says which number there is to be.
+    pub fn decide(&mut self, now: usize, costs: &[f64], margins: &[f64], change: f64) -> usize {
         self.saved.resize(costs.len(), 0.0);
         self.since = self.since.saturating_add(1);
         if self.since > FORGIVE {
@@ -58,8 +59,15 @@ impl Regret {
             self.since = 0;
         }
         let cost = costs[now];
-        for (saved, other) in self.saved.iter_mut().zip(costs) {
-            *saved = (*saved + cost - other).max(0.0);
+        let is_worth_it = |cores: usize| costs[cores] + margins[cores] < cost;
+        for (cores, saved) in self.saved.iter_mut().enumerate() {
+            let gain = cost - costs[cores];
+            let counted = if is_worth_it(cores) {
+                gain
+            } else {
+                gain - margins[cores]
+            };
+            *saved = (*saved + counted).max(0.0);
         }
         self.saved[now] = 0.0;
         if let Some((before, saved)) = &mut self.taken {
@@ -76,7 +84,7 @@ impl Regret {
             self.saved[cores] - threshold
         };
         let best = (0..costs.len())
-            .filter(|cores| *cores != now && costs[*cores] < cost)
+            .filter(|cores| *cores != now && is_worth_it(*cores))
             .max_by(|one, other| surplus(*one).total_cmp(&surplus(*other)));
         match best {
             Some(best) if surplus(best) >= 0.0 => {
