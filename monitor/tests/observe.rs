@@ -42,16 +42,20 @@ fn notifications_of_a_guest_are_counted_wherever_it_is_served() {
 }
 
 #[test]
-fn where_virtual_cpus_may_run_is_looked_at_again() {
+fn names_and_where_virtual_cpus_may_run_are_looked_at_again() {
     let tree = host();
     let mut observer = Observer::new(&tree.root()).expect("an observer");
-    let mut role = || observe(&mut observer).cores[1].role;
-    assert_eq!(role(), Role::Guests);
+    let mut look = || {
+        let role = observe(&mut observer).cores[1].role;
+        (role, observer.names()[&4242].clone())
+    };
+    assert_eq!(look(), (Role::Guests, "web,1".to_owned()));
+    tree.write("proc/4242/cmdline", b"qemu\0-name\0shop\0");
     let status = "Name:\tCPU 0/KVM\nCpus_allowed_list:\t0\n";
     tree.write("proc/4242/task/4243/status", status);
     // The machine may be busy with other tests.
     let patience = Instant::now() + Duration::from_secs(60);
-    while role() != Role::Reserved {
+    while look() != (Role::Reserved, "shop".to_owned()) {
         assert!(Instant::now() < patience, "it was not noticed");
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -17,7 +17,7 @@ use vhost_iocm_engine::engine::sched::standby::State;
 /// How often is read what costs much: what CPUs used, and who has come. What they used in an interval
 /// is taken to be its part of that time.
 const SLOW: Duration = Duration::from_millis(500);
-/// How often is read what hardly ever changes: CPUs, and where virtual CPUs may run. VMs take turns, a
+/// How often is read what hardly ever changes: CPUs, names, and where virtual CPUs may run. VMs take turns, a
 /// few each time that something slow is read, so that no interval has to wait for all of them.
 const SLOWEST: Duration = Duration::from_secs(30);
 /// Within so many slow looks all VMs have their turn.
@@ -95,16 +95,15 @@ impl Observer {
         let turns: Vec<i32> = turns.take(owners.len().div_ceil(TURNS)).copied().collect();
         slow.turn = turns.last().copied().unwrap_or(0);
         for pid in owners {
-            let is_new = !slow.cpus.contains_key(pid);
-            if !is_new && !turns.contains(pid) {
+            if slow.cpus.contains_key(pid) && !turns.contains(pid) {
                 continue;
             }
-            if is_new {
-                let Some(name) = Process::name(&self.root, *pid) else {
-                    continue;
-                };
-                slow.names.insert(*pid, name);
-            }
+            // It is read again as well: whoever opened the device may have become another program, or
+            // another process may have its number.
+            let Some(name) = Process::name(&self.root, *pid) else {
+                continue;
+            };
+            slow.names.insert(*pid, name);
             let threads = Thread::all(&self.root, *pid);
             // A process without virtual CPUs is a VM of another kind: all of its threads count.
             let some = threads.iter().any(|thread| thread.vcpu.is_some());

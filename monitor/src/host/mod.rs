@@ -44,7 +44,8 @@ impl Root {
     /// What a file says without white space around it, or `None` if it cannot be read: it does not
     /// exist, or what it is about is gone.
     pub fn read(&self, relative: impl AsRef<Path>) -> Option<String> {
-        // The kernel does not say how long its files are, so they are not asked; nearly all fit.
+        // The kernel does not say how long its files are. `File` would be asked for it all the same, and what
+        // takes from it is not; nearly all of them fit.
         let mut bytes = Vec::with_capacity(USUAL);
         let file = File::open(self.path(relative)).ok()?;
         file.take(u64::MAX).read_to_end(&mut bytes).ok()?;
