@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -126,33 +125,28 @@ fn expect_gone(control: &Control, device: &str, interface: &str) -> Result<()> {
 
 /// Where core dumps go, as long as this exists.
 struct CorePattern {
-    before: String,
-    path: PathBuf,
+    _setting: Setting,
 }
 
 impl CorePattern {
-    const FILE: &str = "/proc/sys/kernel/core_pattern";
+    const CORE: &str = "/dev/shm/vhost-iocm-core";
 
     fn new() -> Result<Self> {
-        let before = fs::read_to_string(Self::FILE)?;
-        let path = PathBuf::from("/dev/shm/vhost-iocm-core");
-        fs::write(Self::FILE, path.to_str().context("the path is no text")?)?;
-        Ok(Self { before, path })
+        let _setting = Setting::new("/proc/sys/kernel/core_pattern", Self::CORE)?;
+        Ok(Self { _setting })
     }
 }
 
 impl Drop for CorePattern {
     fn drop(&mut self) {
-        // What cannot be put back is the next test's to find.
-        let _ = fs::write(Self::FILE, self.before.trim_end());
-        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(Self::CORE);
     }
 }
 
 fn dump_core(options: &Options, control: &Control) -> Result<()> {
     const INTERFACE: &str = "dumped0";
     control.restore()?;
-    let pattern = CorePattern::new()?;
+    let _pattern = CorePattern::new()?;
     let (soft, hard) = getrlimit(Resource::RLIMIT_CORE)?;
     setrlimit(Resource::RLIMIT_CORE, RLIM_INFINITY, RLIM_INFINITY)?;
     let owner = Owner::lend(&options.node, INTERFACE);
@@ -173,7 +167,7 @@ fn dump_core(options: &Options, control: &Control) -> Result<()> {
         })();
         traffic.conclude(dumped)
     })?;
-    let size = fs::metadata(&pattern.path).context("the core")?.len();
+    let size = fs::metadata(CorePattern::CORE).context("the core")?.len();
     ensure!(size > 0, "the core is empty");
     drop(Device::from(lent));
     expect_gone(control, &name, INTERFACE)
