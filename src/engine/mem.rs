@@ -52,6 +52,13 @@ pub trait RingMem {
     /// Copies the 16 bytes of a descriptor.
     fn read_descriptor(&self, addr: u64) -> Result<[u8; 16], RingError>;
 
+    /// Copies what lies at `addr` of the available ring or the descriptor table, before it is needed and
+    /// more than may be needed. Returns whether all of it was read. If not, and by default, each field
+    /// is read when it is needed.
+    fn read_ahead(&self, _addr: u64, _bytes: &mut [u8]) -> bool {
+        false
+    }
+
     /// Copies `elems` into the used ring.
     fn write_used(&self, addr: u64, elems: &[UsedElem]) -> Result<(), RingError>;
 

@@ -340,6 +340,11 @@ impl RingMem for UserMemory<'_> {
     }
 
     #[inline]
+    fn read_ahead(&self, address: u64, bytes: &mut [u8]) -> bool {
+        self.read_bytes(address, bytes).is_ok()
+    }
+
+    #[inline]
     fn write_used(&self, address: u64, elems: &[UsedElem]) -> Result<(), RingError> {
         self.write_bytes(address, used_bytes(elems))
     }

@@ -92,6 +92,8 @@ struct Garbage {
     base: u16,
     event_idx: bool,
     notify_on_empty: bool,
+    /// Whether the engine may read ahead.
+    ahead: bool,
     /// Offset and size of regions, and their offset in the owner's memory.
     table: Vec<(u64, u64, u64)>,
     /// What lies in the memory that the regions map.
@@ -108,13 +110,14 @@ prop_compose! {
         base in prop_oneof![Just(0_u16), Just(0xfffe), any::<u16>()],
         event_idx: bool,
         notify_on_empty: bool,
+        ahead: bool,
         table in tables(),
         entries in proptest::collection::vec(descriptors(), 0x40),
         direct in proptest::collection::vec(descriptors(), 8),
         heads in proptest::collection::vec(prop_oneof![9 => 0_u16..8, 1 => any::<u16>()], 8),
         script in proptest::collection::vec(calls(), 1..60),
     ) -> Garbage {
-        Garbage { num, base, event_idx, notify_on_empty, table, entries, direct, heads, script }
+        Garbage { num, base, event_idx, notify_on_empty, ahead, table, entries, direct, heads, script }
     }
 }
 
@@ -133,6 +136,9 @@ impl Garbage {
         let guest = guest
             .starting_at(self.base)
             .with_features(self.event_idx, self.notify_on_empty);
+        if self.ahead {
+            guest.mem.offer_ahead();
+        }
         let heap = guest.heap_owner(0) as u64;
         for (index, entry) in self.entries.iter().enumerate() {
             guest.mem.poke(heap + 16 * index as u64, &entry.bytes());
@@ -154,8 +160,9 @@ fn bound(num: u16, mapped: usize, room: usize) -> usize {
     // takes 18 accesses, one for each descriptor that is read twice as many for its translation,
     // and the pieces of the table are translated before.
     let table = mapped / 16 * 20 + mapped;
-    // Each translation of a buffer fills a segment, but for the one that fails.
-    2 + usize::from(num) * (1 + table) + room + 1
+    // Each translation of a buffer fills a segment, but for the one that fails. Entries of the
+    // available ring and descriptors are read ahead once each.
+    4 + usize::from(num) * (1 + table) + room + 1
 }
 
 fn perform(guest: &mut Guest, call: &Call) {

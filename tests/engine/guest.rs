@@ -83,6 +83,7 @@ pub enum Access {
     ReadU16(u64),
     WriteU16(u64, u16),
     ReadDescriptor(u64),
+    ReadAhead(u64, usize),
     WriteUsed(u64, usize),
     Translate(u64),
 }
@@ -96,6 +97,7 @@ pub struct Memory {
     limit: Cell<usize>,
     broken: RefCell<Vec<Range<u64>>>,
     failing: Cell<Option<usize>>,
+    ahead: Cell<bool>,
 }
 
 impl Memory {
@@ -109,7 +111,13 @@ impl Memory {
             limit: Cell::new(usize::MAX),
             broken: RefCell::default(),
             failing: Cell::new(None),
+            ahead: Cell::new(false),
         }
+    }
+
+    /// Lets the engine read ahead.
+    pub fn offer_ahead(&self) {
+        self.ahead.set(true);
     }
 
     /// Writes as the guest or the owner does: unseen by the record of accesses.
@@ -236,6 +244,20 @@ impl RingMem for Memory {
     fn read_descriptor(&self, addr: u64) -> Result<[u8; 16], RingError> {
         self.access(Access::ReadDescriptor(addr), addr, 16)?;
         Ok(self.peek(addr))
+    }
+
+    fn read_ahead(&self, addr: u64, bytes: &mut [u8]) -> bool {
+        let len = bytes.len();
+        if !self.ahead.get()
+            || self
+                .access(Access::ReadAhead(addr, len), addr, len as u64)
+                .is_err()
+        {
+            return false;
+        }
+        let at = (addr - OWNER) as usize;
+        bytes.copy_from_slice(&self.bytes.borrow()[at..at + len]);
+        true
     }
 
     fn write_used(&self, addr: u64, elems: &[UsedElem]) -> Result<(), RingError> {

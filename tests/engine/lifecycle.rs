@@ -72,8 +72,11 @@ fn event_fields_belong_to_the_ring_when_they_were_negotiated() {
 
 #[test]
 fn everything_that_is_touched_lies_in_the_parts_of_the_ring() {
-    for event_idx in [false, true] {
+    for (event_idx, ahead) in [(false, false), (false, true), (true, false), (true, true)] {
         let mut guest = Guest::new(4).starting_at(0).with_features(event_idx, false);
+        if ahead {
+            guest.mem.offer_ahead();
+        }
         guest.post_singles(4);
         guest.drain();
         guest.push(4);
@@ -85,6 +88,7 @@ fn everything_that_is_touched_lies_in_the_parts_of_the_ring() {
         for access in guest.mem.touches() {
             let (addr, len) = match access {
                 Access::ReadU16(addr) | Access::WriteU16(addr, _) => (addr, 2),
+                Access::ReadAhead(addr, len) => (addr, len as u64),
                 Access::ReadDescriptor(addr) => (addr, 16),
                 Access::WriteUsed(addr, count) => (addr, 8 * count as u64),
                 Access::Translate(_) => continue,

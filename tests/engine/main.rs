@@ -26,6 +26,7 @@ fn cases(cases: u32) -> proptest::test_runner::Config {
 }
 
 mod abi;
+mod ahead;
 mod avail;
 mod batch;
 mod budget;

@@ -89,9 +89,11 @@ const BUGS: &[Bug] = &[
     Bug {
         name: "descriptor_is_read_twice",
         file: "ring/chain.rs",
-        text: "let descriptor = Descriptor::read(mem, addr)?;",
-        instead: "let _ = Descriptor::read(mem, addr)?;
-            let descriptor = Descriptor::read(mem, addr)?;",
+        text: "None => Descriptor::read(mem, self.layout.descriptor(index))?,",
+        instead: "None => {
+                    let _ = Descriptor::read(mem, self.layout.descriptor(index))?;
+                    Descriptor::read(mem, self.layout.descriptor(index))?
+                }",
     },
     Bug {
         name: "work_is_not_told",

@@ -267,7 +267,14 @@ impl Ring {
         if self.avail_idx == self.next_avail && !self.refresh(mem)? {
             return Ok(None);
         }
-        let head = mem.read_u16(self.layout.avail_entry(self.slot(self.next_avail)))?;
+        let head = match self.ahead.head(self.next_avail) {
+            Some(head) => head,
+            None => self.read_head(mem)?,
+        };
+        if self.ahead.descriptor(head).is_none() {
+            self.ahead
+                .read_descriptors(mem, &self.layout, self.num, self.next_avail);
+        }
         let mut collector = Collector {
             segments,
             readable: 0,
@@ -285,6 +292,18 @@ impl Ring {
             writable: collector.writable,
             len: usize::try_from(collector.len).unwrap_or(usize::MAX),
         }))
+    }
+
+    /// Reads the next entry of the available ring, and what may be read with it.
+    fn read_head<M: RingMem>(&mut self, mem: &M) -> Result<u16, RingError> {
+        let slot = self.slot(self.next_avail);
+        let address = self.layout.avail_entry(slot);
+        let count = self.pending(self.avail_idx).min(self.num - slot);
+        self.ahead.read_heads(mem, address, self.next_avail, count);
+        match self.ahead.head(self.next_avail) {
+            Some(head) => Ok(head),
+            None => mem.read_u16(address),
+        }
     }
 
     /// Gives the last `count` chains back untouched, to be found again by [`Ring::pop`].
@@ -307,6 +326,7 @@ impl Ring {
             return Ok(false);
         }
         self.avail_idx = avail_idx;
+        self.ahead.forget();
         // Pairs with the write barrier of the driver between an entry of the available ring and
         // the index that publishes it (2.7.13.3): no entry may be read before that index.
         atomics::smp_rmb();
@@ -324,12 +344,11 @@ impl Ring {
             if index >= self.num {
                 return Err(RingError::DescriptorIndex);
             }
-            let addr = self
-                .layout
-                .desc
-                .wrapping_add(DESCRIPTOR_SIZE * u64::from(index));
             collector.count()?;
-            let descriptor = Descriptor::read(mem, addr)?;
+            let descriptor = match self.ahead.descriptor(index) {
+                Some(bytes) => Descriptor::decode(bytes),
+                None => Descriptor::read(mem, self.layout.descriptor(index))?,
+            };
             if descriptor.has(INDIRECT) {
                 collector.add_table(mem, &descriptor)?;
             } else {

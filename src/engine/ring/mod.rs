@@ -2,16 +2,18 @@
 
 //! The device side of a split virtqueue (virtio 1.3, section 2.7).
 //!
-//! [`chain`] reads descriptor chains, [`used`] gives them back, [`notify`] decides about
-//! notifications in both directions. All state of the device side is in [`Ring`]; the ring itself
+//! [`chain`] reads descriptor chains, [`ahead`] many of them at once, [`used`] gives them back,
+//! [`notify`] decides about notifications in both directions. All state of the device side is in [`Ring`]; the ring itself
 //! lies in memory that a hostile guest writes at any time.
 
+mod ahead;
 pub mod chain;
 pub mod notify;
 pub mod used;
 
 use crate::engine::error::RingError;
 use crate::engine::mem::RingMem;
+use ahead::Ahead;
 
 /// Bytes of a descriptor (2.7.5).
 pub const DESCRIPTOR_SIZE: u64 = 16;
@@ -31,6 +33,10 @@ impl Layout {
     // Whoever sets a layout has checked that the parts lie in user space before a backend is set,
     // so these sums cannot overflow for a ring that is served. They wrap all the same, since
     // a layout may be stored unchecked while there is no backend.
+
+    fn descriptor(&self, number: u16) -> u64 {
+        self.desc.wrapping_add(DESCRIPTOR_SIZE * u64::from(number))
+    }
 
     fn avail_idx(&self) -> u64 {
         self.avail.wrapping_add(2)
@@ -92,6 +98,8 @@ pub struct Ring {
     /// Work on the packet that is being made: descriptors that were read, and pieces in addition,
     /// since [`Ring::take_work`] was asked.
     work: u32,
+    /// What was read ahead of the chains that are to be taken next.
+    ahead: Ahead,
 }
 
 impl Default for Ring {
@@ -118,6 +126,7 @@ impl Ring {
             signalled: None,
             quiet: false,
             work: 0,
+            ahead: Ahead::new(),
         }
     }
 
@@ -130,11 +139,19 @@ impl Ring {
         core::mem::take(&mut self.work) as usize
     }
 
+    /// Begins a slice: what was read for a packet that was not made before it is no work on the next
+    /// one, and what was read ahead is read again, so that nothing is believed for longer than a slice.
+    pub fn begin_slice(&mut self) {
+        self.work = 0;
+        self.ahead.forget();
+    }
+
     /// Sets the ring size; returns false for one that the specification does not allow.
     pub fn set_num(&mut self, num: u32) -> bool {
         match u16::try_from(num) {
             Ok(num) if num.is_power_of_two() => {
                 self.num = num;
+                self.ahead.forget();
                 true
             }
             _ => false,
@@ -149,6 +166,7 @@ impl Ring {
     /// Sets where the ring is.
     pub fn set_layout(&mut self, layout: Layout) {
         self.layout = layout;
+        self.ahead.forget();
     }
 
     /// Where the ring is.
@@ -171,6 +189,7 @@ impl Ring {
     pub fn set_base(&mut self, base: u16) {
         self.next_avail = base;
         self.avail_idx = base;
+        self.ahead.forget();
     }
 
     /// How many entries wait when the driver's available index is `avail_idx`, at most as many as

@@ -314,6 +314,11 @@ impl RingMem for Mediated<'_> {
         Ok(bytes)
     }
 
+    fn read_ahead(&self, address: u64, bytes: &mut [u8]) -> bool {
+        // What is read ahead may lie in several pieces.
+        self.iotlb.is_none() && self.user.read_ahead(address, bytes)
+    }
+
     fn write_used(&self, address: u64, elems: &[UsedElem]) -> Result<(), RingError> {
         let bytes = used_bytes(elems);
         let Some(iotlb) = self.iotlb else {

@@ -170,8 +170,7 @@ pub fn serve(
     if !ring.is_set_up() {
         return Next::Wait;
     }
-    // What was read for a packet that was not made in an earlier slice is no work on the next one.
-    ring.take_work();
+    ring.begin_slice();
 
     let features = *features;
     let layout = ring.layout();
