@@ -212,8 +212,8 @@ impl<'a> UserMemory<'a> {
         }
     }
 
-    /// Whether the first `len` bytes of `segments` are resident and can be written now. What the guest
-    /// writes to them meanwhile may be lost.
+    /// Whether the first `len` bytes of `segments` are resident and can be written now. Some of them are
+    /// written.
     pub fn probe(&self, segments: &[Segment], len: usize) -> bool {
         // SAFETY: The slice is valid for reads of its length, and segments have the layout of
         // `struct iovec`. What they point to is reached as user memory only.

@@ -70,8 +70,8 @@ int iocm_copy_to_segments(const struct iovec *segments, unsigned int count, size
 }
 
 /*
- * Whether the first @len bytes of @segments can be written without waiting, by writing a byte of
- * each page: the one that is there, since nothing may follow.
+ * Whether the first @len bytes of @segments can be written without waiting, by writing the first one
+ * that lies in each page. It is a device's to write, and what it was is lost.
  */
 bool iocm_probe_segments(const struct iovec *segments, unsigned int count, size_t len)
 {
@@ -79,22 +79,20 @@ bool iocm_probe_segments(const struct iovec *segments, unsigned int count, size_
 		unsigned long addr = (unsigned long)segments->iov_base;
 		size_t now = min(segments->iov_len, len);
 		unsigned long end = addr + now;
-		u8 byte;
 
 		len -= now;
-		if (!user_access_begin((void __user *)addr, now))
+		if (!user_write_access_begin((void __user *)addr, now))
 			return false;
 		while (addr < end) {
-			unsafe_get_user(byte, (u8 __user *)addr, fault);
-			unsafe_put_user(byte, (u8 __user *)addr, fault);
+			unsafe_put_user(0, (u8 __user *)addr, fault);
 			addr = (addr & PAGE_MASK) + PAGE_SIZE;
 		}
-		user_access_end();
+		user_write_access_end();
 	}
 	return !len;
 
 fault:
-	user_access_end();
+	user_write_access_end();
 	return false;
 }
 
