@@ -4,7 +4,8 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
+use nix::sys::socket::{setsockopt, sockopt};
 use vhost_iocm_selftests::header::NetHeader;
 use vhost_iocm_selftests::nic::{Nic, NicOptions, Queue};
 use vhost_iocm_selftests::tap::TapOptions;
@@ -16,7 +17,11 @@ use crate::drop_all;
 /// Bytes of a segment of a large packet.
 pub const SEGMENT: u16 = 1448;
 
+/// Room for the packets that wait in the tap, in bytes.
+const SEND_BUFFER: usize = 32 << 20;
+
 /// What the packets are like.
+#[derive(Clone, Copy)]
 pub struct Shape {
     /// Its part of a metric's name.
     pub name: &'static str,
@@ -124,6 +129,12 @@ impl<'a> Workload<'a> {
         nic.touch_buffers()?;
         let interface = nic.tap.name();
         let large = shape.large;
+        let wire = if large {
+            PacketSocket::with_header(interface, 0)?
+        } else {
+            PacketSocket::new(interface, 0)?
+        };
+        setsockopt(&wire, sockopt::SndBufForce, &SEND_BUFFER).context("SO_SNDBUFFORCE")?;
         Ok(Self {
             direction,
             shape,
@@ -141,11 +152,7 @@ impl<'a> Workload<'a> {
             _drop: (direction == Direction::Transmit && !large)
                 .then(|| drop_all::attach(interface))
                 .transpose()?,
-            wire: if large {
-                PacketSocket::with_header(interface, 0)?
-            } else {
-                PacketSocket::new(interface, 0)?
-            },
+            wire,
         })
     }
 
