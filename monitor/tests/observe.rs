@@ -6,19 +6,29 @@ mod tree;
 
 use iocm::daemon::observe::Observer;
 use iocm::host::topology::CpuSet;
-use iocm::policy::{Limits, Observation, Role};
+use iocm::policy::{Limits, Observation, Place, Role};
 use std::time::{Duration, Instant};
 use tree::{host, Tree};
+use vhost_iocm_engine::engine::sched::polling::Mode;
 use vhost_iocm_engine::engine::snapshot::{COUNTERS, PAGE_HEAD};
 use vhost_iocm_engine::engine::stats::VirtqueueStats;
 
-/// Sets a counter of the only virtqueue of the host.
+/// Words of a virtqueue's record.
+const MODE: usize = 6;
+const HOME: usize = 7;
+
+/// Sets a word of the record of the only virtqueue of the host.
+fn set(tree: &Tree, word: usize, value: u64) {
+    // Its record is the second one of the third page.
+    let word = 3 * 512 + PAGE_HEAD + 72 + word;
+    tree.overwrite("sys/class/vhost/snapshot", word * 8, &value.to_ne_bytes());
+}
+
+/// Sets a counter of it.
 fn count(tree: &Tree, name: &str, value: u64) {
     let fields = VirtqueueStats::FIELDS.iter();
     let field = fields.clone().find(|field| field.name == name);
-    // Its record is the second one of the third page.
-    let word = 3 * 512 + PAGE_HEAD + 72 + COUNTERS + field.expect("a field").word;
-    tree.overwrite("sys/class/vhost/snapshot", word * 8, &value.to_ne_bytes());
+    set(tree, COUNTERS + field.expect("a field").word, value);
 }
 
 fn observe(observer: &mut Observer) -> Observation {
@@ -39,6 +49,42 @@ fn notifications_of_a_guest_are_counted_wherever_it_is_served() {
     count(&tree, "notif_works", 50);
     let virtqueue = observe(&mut observer).devices[0].virtqueues[0].clone();
     assert_eq!((virtqueue.notifications, virtqueue.slices), (5, 50));
+}
+
+#[test]
+fn what_is_counted_and_what_is_set_is_seen_in_the_next_interval() {
+    let tree = host();
+    let mut observer = Observer::new(&tree.root()).expect("an observer");
+    let look = |observer: &mut Observer| observe(observer).devices[0].virtqueues[0].clone();
+    // The snapshots of two intervals are used in turn: each has to be right where nothing changes.
+    for round in 1..=5 {
+        let idle = look(&mut observer);
+        assert_eq!(
+            (idle.packets, idle.polls_empty, idle.notifications),
+            (0, 0, 0)
+        );
+        // A slice ends, which is told by the sequence alone. There have been twelve packets before.
+        count(&tree, "packets", 12 + 10 * round);
+        set(&tree, COUNTERS, 2 * round);
+        assert_eq!(look(&mut observer).packets, 10);
+        assert_eq!(look(&mut observer).packets, 0);
+        // A look finds nothing.
+        count(&tree, "polls", round);
+        count(&tree, "poll_empty", 3 * round);
+        assert_eq!(look(&mut observer).polls_empty, 3);
+        assert_eq!(look(&mut observer).polls_empty, 0);
+        // The guest notifies.
+        count(&tree, "kicks", 4 * round);
+        assert_eq!(look(&mut observer).notifications, 4);
+        // Somebody sets when it is polled, and where it is served.
+        for (word, value) in [(MODE, round % 2), (HOME, (round + 1) % 2)] {
+            set(&tree, word, value);
+        }
+        let virtqueue = look(&mut observer);
+        let mode = [Mode::Never, Mode::Always][round as usize % 2];
+        assert_eq!(virtqueue.poll, mode);
+        assert_eq!(virtqueue.place == Place::Home, round % 2 == 0);
+    }
 }
 
 #[test]

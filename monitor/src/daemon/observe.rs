@@ -9,6 +9,7 @@ use crate::host::topology::{self, CpuSet, Topology, Usage};
 use crate::host::Root;
 use crate::policy::{Core, Device, Limits, Observation, Place, Role, Virtqueue, Worker};
 use std::collections::BTreeMap;
+use std::mem::{replace, take};
 use std::time::{Duration, Instant};
 use vhost_iocm_engine::engine::abi::{DeviceId, VirtqueueId, WorkerId};
 use vhost_iocm_engine::engine::sched::polling::Mode;
@@ -45,6 +46,8 @@ pub struct Observer {
     reader: Reader,
     start: Instant,
     before: (Instant, Snapshot),
+    /// The one before, whose memory is used again.
+    spare: Snapshot,
     slow_at: Instant,
     slowest_at: Instant,
     slow: Slow,
@@ -69,6 +72,7 @@ impl Observer {
             reader,
             start: now,
             before: (now, snapshot),
+            spare: Snapshot::default(),
             slow_at: now,
             slowest_at: now,
             slow: Slow::default(),
@@ -141,7 +145,8 @@ impl Observer {
     /// Whatever reading fails with.
     pub fn observe(&mut self, limits: &Limits, taken: &CpuSet) -> Result<&Observation> {
         let now = Instant::now();
-        let snapshot = self.reader.read()?;
+        let mut snapshot = take(&mut self.spare);
+        self.reader.read_again(&mut snapshot)?;
         let passed = now.duration_since(self.slow_at);
         if passed >= SLOW {
             let topology = now.duration_since(self.slowest_at) >= SLOWEST;
@@ -154,7 +159,17 @@ impl Observer {
         let interval = now.duration_since(self.before.0).as_nanos().max(1) as u64;
         let before = &self.before.1;
         let (mut virtqueues, mut earlier) = (snapshot.by_device(), before.by_device());
-        let mut used = std::mem::take(&mut self.observation.devices).into_iter();
+        let mut devices = take(&mut self.observation.devices);
+        let mut used = 0;
+        for of in snapshot.devices.iter().filter(|device| device.owner > 0) {
+            let (now, before) = (virtqueues.of(of.id), earlier.of(of.id));
+            match devices.get_mut(used) {
+                Some(place) => *place = device(of, now, before, take(&mut place.virtqueues)),
+                None => devices.push(device(of, now, before, Vec::new())),
+            }
+            used += 1;
+        }
+        devices.truncate(used);
         let observation = Observation {
             time: now.duration_since(self.start).as_nanos() as u64,
             interval,
@@ -164,26 +179,17 @@ impl Observer {
                 .iter()
                 .map(|now| self.worker(now, before.worker(now.id), interval))
                 .collect(),
-            devices: snapshot
-                .devices
-                .iter()
-                .filter(|device| device.owner > 0)
-                .map(|of| {
-                    let used = used.next().map(|device| device.virtqueues);
-                    let (now, before) = (virtqueues.of(of.id), earlier.of(of.id));
-                    device(of, now, before, used.unwrap_or_default())
-                })
-                .collect(),
+            devices,
             limits: limits.clone(),
         };
-        self.before = (now, snapshot);
+        self.spare = replace(&mut self.before, (now, snapshot)).1;
         self.observation = observation;
         Ok(&self.observation)
     }
 
     /// Reads again what changes slowly, and what was used since the last time.
     fn follow(&mut self, owners: &[i32], passed: Duration, topology: bool) {
-        let before_usage = std::mem::take(&mut self.slow.usage);
+        let before_usage = take(&mut self.slow.usage);
         self.look_around(owners, topology);
         let passed = passed.as_nanos() as f64;
         let part = |now: u64, before: u64| now.saturating_sub(before) as f64 / passed;
@@ -296,6 +302,23 @@ fn virtqueue(
 ) -> Virtqueue {
     let zero = snapshot::Virtqueue::default();
     let before = before.unwrap_or(&zero);
+    let id = VirtqueueId {
+        device: DeviceId(now.device),
+        index: now.index,
+    };
+    let place = if now.home || !placed {
+        Place::Home
+    } else {
+        Place::Worker(WorkerId(now.worker))
+    };
+    let poll = match now.mode {
+        0 => Mode::Never,
+        1 => Mode::Always,
+        _ => Mode::Auto,
+    };
+    if now.mark == before.mark {
+        return Virtqueue::idle(id, place, poll);
+    }
     // Events of the backend are not counted. Each begins a slice, unless one is going on.
     let notifications = |virtqueue: &snapshot::Virtqueue| match virtqueue.index {
         RECEIVE => virtqueue.notif_works + virtqueue.home_works,
@@ -310,20 +333,9 @@ fn virtqueue(
         (before.pending_max, slices(before)),
     );
     Virtqueue {
-        id: VirtqueueId {
-            device: DeviceId(now.device),
-            index: now.index,
-        },
-        place: if now.home || !placed {
-            Place::Home
-        } else {
-            Place::Worker(WorkerId(now.worker))
-        },
-        poll: match now.mode {
-            0 => Mode::Never,
-            1 => Mode::Always,
-            _ => Mode::Auto,
-        },
+        id,
+        place,
+        poll,
         served: served(now).saturating_sub(served(before)),
         packets: now.packets.saturating_sub(before.packets),
         bytes: now.bytes.saturating_sub(before.bytes),

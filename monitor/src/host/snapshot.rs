@@ -136,6 +136,21 @@ pub struct Virtqueue {
     pub pending_max: u64,
     /// The moving average of that age, in nanoseconds.
     pub pending_average: u64,
+    /// What tells whether anything was counted.
+    #[serde(skip)]
+    pub mark: Mark,
+}
+
+/// What changes whenever something is counted for a virtqueue: the sequence of its counters, and those
+/// that change by themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The record, so that what is compared is of the same one; 0 for none.
+    record: usize,
+    generation: u64,
+    sequence: u64,
+    kicks: u64,
+    polls: u64,
 }
 
 /// All of it at one time.
@@ -264,8 +279,6 @@ pub struct Reader {
     file: File,
     source: Source,
     page_size: usize,
-    /// How many workers, devices and virtqueues there were last time.
-    sizes: [usize; 3],
 }
 
 /// The beginning of the file.
@@ -294,7 +307,6 @@ impl Reader {
             file,
             source: Source::Read,
             page_size: 0,
-            sizes: [0; 3],
         };
         let mut first = [0; 8 * 8];
         reader.read_at(&mut first, 0)?;
@@ -346,13 +358,21 @@ impl Reader {
     ///
     /// [`Failure::ModuleGone`].
     pub fn read(&mut self) -> Result<Snapshot> {
-        let [workers, devices, virtqueues] = self.sizes;
-        let mut snapshot = Snapshot {
-            workers: Vec::with_capacity(workers),
-            devices: Vec::with_capacity(devices),
-            virtqueues: Vec::with_capacity(virtqueues),
-            default_worker: 0,
-        };
+        let mut snapshot = Snapshot::default();
+        self.read_again(&mut snapshot)?;
+        Ok(snapshot)
+    }
+
+    /// The same in the memory of an earlier one. Virtqueues for which nothing was counted since are
+    /// left as they are in it, which spares most of the reading where most devices do nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`]. What the snapshot says then is of no use.
+    pub fn read_again(&mut self, snapshot: &mut Snapshot) -> Result<()> {
+        snapshot.workers.clear();
+        snapshot.devices.clear();
+        let mut virtqueues = 0;
         match &mut self.source {
             Source::Read => {
                 let mut page = vec![0; self.page_size];
@@ -368,15 +388,15 @@ impl Reader {
                         let words: Vec<AtomicU64> = (0..self.page_size / 8)
                             .map(|index| AtomicU64::new(word_of(&page, index)))
                             .collect();
-                        let mut part = Snapshot::default();
-                        let whole = take_page(&words, &mut part, 1);
+                        let before = (snapshot.workers.len(), snapshot.devices.len(), virtqueues);
+                        let whole = take_page(number, &words, snapshot, &mut virtqueues, 1);
                         tries += 1;
                         if whole || tries == TRIES {
-                            snapshot.workers.append(&mut part.workers);
-                            snapshot.devices.append(&mut part.devices);
-                            snapshot.virtqueues.append(&mut part.virtqueues);
                             break;
                         }
+                        snapshot.workers.truncate(before.0);
+                        snapshot.devices.truncate(before.1);
+                        virtqueues = before.2;
                         std::thread::yield_now();
                     }
                 }
@@ -405,22 +425,18 @@ impl Reader {
                 smp_rmb();
                 snapshot.default_worker = header.default_worker;
                 let pages = words.chunks_exact(self.page_size / 8).take(header.pages);
-                for page in pages.skip(1) {
-                    take_page(page, &mut snapshot, TRIES);
+                for (number, page) in pages.enumerate().skip(1) {
+                    take_page(number, page, snapshot, &mut virtqueues, TRIES);
                 }
             }
         }
+        snapshot.virtqueues.truncate(virtqueues);
         snapshot.workers.sort_unstable_by_key(|worker| worker.id);
         snapshot.devices.sort_unstable_by_key(|device| device.id);
         snapshot
             .virtqueues
             .sort_unstable_by_key(|virtqueue| (virtqueue.device, virtqueue.index));
-        self.sizes = [
-            snapshot.workers.len(),
-            snapshot.devices.len(),
-            snapshot.virtqueues.len(),
-        ];
-        Ok(snapshot)
+        Ok(())
     }
 }
 
@@ -442,9 +458,16 @@ fn header(word: impl Fn(usize) -> u64) -> Header {
     }
 }
 
-/// Takes the records of a page, each of one moment. Returns false if a record was being written at
-/// each try; it is left out.
-fn take_page(page: &[AtomicU64], snapshot: &mut Snapshot, tries: usize) -> bool {
+/// Takes the records of the page with this number, each of one moment. `virtqueues` is how many the
+/// snapshot has of this time; those behind are of an earlier one. Returns false if a record was being
+/// written at each try; it is left out.
+fn take_page(
+    number: usize,
+    page: &[AtomicU64],
+    snapshot: &mut Snapshot,
+    virtqueues: &mut usize,
+    tries: usize,
+) -> bool {
     let [kind, size, count] = [0, 1, 2].map(|index| page[index].load());
     let words = size as usize / 8;
     if !(COUNTERS + 1..=RECORD_MAX).contains(&words) {
@@ -456,7 +479,8 @@ fn take_page(page: &[AtomicU64], snapshot: &mut Snapshot, tries: usize) -> bool 
     } else if kind == Kind::Device as u64 {
         take_records(records, &mut snapshot.devices, device, tries)
     } else if kind == Kind::Virtqueue as u64 {
-        take_records(records, &mut snapshot.virtqueues, virtqueue, tries)
+        let numbered = (number * page.len()..).zip(records);
+        take_virtqueues(numbered, &mut snapshot.virtqueues, virtqueues, tries)
     } else {
         true
     }
@@ -471,25 +495,69 @@ fn take_records<'a, T>(
     tries: usize,
 ) -> bool {
     let mut whole = true;
-    for record in records {
-        // Most records are of no object: a look at one word spares the others.
-        if record[USED].load() != 1 {
-            continue;
-        }
-        let object = (0..tries).find_map(|attempt| {
-            if attempt > 0 {
-                std::thread::yield_now();
-            }
-            let seen = look(record, |words| {
-                let is_object = words[USED].load() == 1 && words[GENERATION].load() != 0;
-                is_object.then(|| take(&Words(words)))
-            });
-            seen.ok()
-        });
+    for record in records.filter(is_used) {
+        let object = patiently(record, tries, &take);
         whole &= object.is_some();
         objects.extend(object.flatten());
     }
     whole
+}
+
+/// Takes records of virtqueues, each into the place of the one that was there before, of which there are
+/// `count` of this time. What was counted is loaded only if it is not the same.
+fn take_virtqueues<'a>(
+    records: impl Iterator<Item = (usize, &'a [AtomicU64])>,
+    objects: &mut Vec<Virtqueue>,
+    count: &mut usize,
+    tries: usize,
+) -> bool {
+    let mut whole = true;
+    for (number, record) in records.filter(|(_, record)| is_used(record)) {
+        if objects.len() == *count {
+            objects.push(Virtqueue::default());
+        }
+        let object = &mut objects[*count];
+        let seen = patiently(record, tries, |words| {
+            let mark = mark(words, number + 1);
+            match mark == object.mark {
+                true => (described(words), None),
+                false => (described(words), Some(virtqueue(words, mark))),
+            }
+        });
+        whole &= seen.is_some();
+        if let Some((described, counted)) = seen.flatten() {
+            if let Some(counted) = counted {
+                *object = counted;
+            }
+            (object.worker, object.mode, object.home) = described;
+            *count += 1;
+        }
+    }
+    whole
+}
+
+/// Most records are of no object: a look at one word spares the others.
+fn is_used(record: &&[AtomicU64]) -> bool {
+    record[USED].load() == 1
+}
+
+/// What `take` says of a record at one moment, `Some(None)` if it is of no object any more, or `None` if
+/// it was being written at each try.
+fn patiently<T>(
+    record: &[AtomicU64],
+    tries: usize,
+    take: impl Fn(&Words<'_>) -> T,
+) -> Option<Option<T>> {
+    (0..tries).find_map(|attempt| {
+        if attempt > 0 {
+            std::thread::yield_now();
+        }
+        let seen = look(record, |words| {
+            let is_object = words[USED].load() == 1 && words[GENERATION].load() != 0;
+            is_object.then(|| take(&Words(words)))
+        });
+        seen.ok()
+    })
 }
 
 /// What the record of a worker says.
@@ -543,20 +611,46 @@ fn device(words: &Words<'_>) -> Device {
     }
 }
 
-/// What the record of a virtqueue says.
-fn virtqueue(words: &Words<'_>) -> Virtqueue {
-    macro_rules! at {
-        ($name:literal) => {
-            const { place(VirtqueueRecord::FIELDS, VirtqueueStats::FIELDS, $name) }
-        };
+/// Where a word of a virtqueue's record is.
+macro_rules! virtqueue_at {
+    ($name:literal) => {
+        const { place(VirtqueueRecord::FIELDS, VirtqueueStats::FIELDS, $name) }
+    };
+}
+
+/// Whether anything was counted in the record with this number.
+fn mark(words: &Words<'_>, record: usize) -> Mark {
+    Mark {
+        record,
+        generation: words.get(GENERATION),
+        sequence: words.get(COUNTERS),
+        kicks: words.get(virtqueue_at!("kicks")),
+        polls: words.get(virtqueue_at!("polls")),
     }
+}
+
+/// What may change without anything being counted: the worker, the mode, and whether it is served at
+/// home.
+fn described(words: &Words<'_>) -> (u32, u64, bool) {
+    (
+        words.get(virtqueue_at!("worker")) as u32,
+        words.get(virtqueue_at!("mode")),
+        words.get(virtqueue_at!("home")) != 0,
+    )
+}
+
+/// What the record of a virtqueue says.
+fn virtqueue(words: &Words<'_>, mark: Mark) -> Virtqueue {
+    use virtqueue_at as at;
     let get = |place| words.get(place);
+    let (worker, mode, home) = described(words);
     Virtqueue {
         device: get(at!("device")) as u32,
         index: get(at!("index")) as u32,
-        worker: get(at!("worker")) as u32,
-        mode: get(at!("mode")),
-        home: get(at!("home")) != 0,
+        worker,
+        mode,
+        home,
+        mark,
         packets: get(at!("packets")),
         bytes: get(at!("bytes")),
         kicks: get(at!("kicks")),

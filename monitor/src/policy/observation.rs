@@ -148,6 +148,25 @@ pub struct Virtqueue {
     pub pending_average: u64,
 }
 
+impl Virtqueue {
+    /// One for which nothing was done.
+    pub fn idle(id: VirtqueueId, place: Place, poll: Mode) -> Self {
+        Self {
+            id,
+            place,
+            poll,
+            served: 0,
+            packets: 0,
+            bytes: 0,
+            slices: 0,
+            notifications: 0,
+            polls_empty: 0,
+            pending_max: 0,
+            pending_average: 0,
+        }
+    }
+}
+
 /// Who serves a virtqueue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
