@@ -55,13 +55,20 @@ impl Ahead {
         Some(u16::from_le_bytes(*head))
     }
 
+    /// Whether the descriptor with this number was read.
+    #[inline]
+    pub(super) fn has_descriptor(&self, number: u16) -> bool {
+        number.wrapping_sub(self.lowest) < self.descriptors_len
+    }
+
     /// The descriptor with this number, if it was read.
     #[inline]
     pub(super) fn descriptor(&self, number: u16) -> Option<[u8; 16]> {
+        if !self.has_descriptor(number) {
+            return None;
+        }
         let place = usize::from(number.wrapping_sub(self.lowest));
-        self.descriptors[..usize::from(self.descriptors_len)]
-            .get(place)
-            .copied()
+        self.descriptors.get(place).copied()
     }
 
     /// Reads the entry with `index` at `address` and those behind it, of which there are `count` with
@@ -75,9 +82,11 @@ impl Ahead {
         }
     }
 
-    /// Reads the descriptor that heads the chain with `index` in the available ring, together with those
-    /// of as many chains behind it as lie so near to each other that all are read at once. One alone is
-    /// not read, and neither are those that cannot be.
+    /// Reads the descriptor that heads the chain with `index` in the available ring, and all that lie
+    /// between it and that of a chain behind it, which is taken as far behind as allows to read them at
+    /// once. Drivers take descriptors in ascending or descending order mostly, so the chains between have
+    /// theirs there. One alone is not read, and neither are those that cannot be.
+    #[inline(never)]
     pub(super) fn read_descriptors<M: RingMem>(
         &mut self,
         mem: &M,
@@ -85,25 +94,22 @@ impl Ahead {
         num: u16,
         index: u16,
     ) {
-        let mut heads = self
-            .heads_from(index)
-            .iter()
-            .map(|head| u16::from_le_bytes(*head));
-        let Some(first) = heads.next().filter(|head| *head < num) else {
+        let heads = self.heads_from(index);
+        let Some(first) = heads.first().map(|head| u16::from_le_bytes(*head)) else {
             return;
         };
-        let (mut lowest, mut highest) = (first, first);
-        for head in heads {
-            let (low, high) = (lowest.min(head), highest.max(head));
-            if high >= num || usize::from(high - low) >= DESCRIPTORS {
-                break;
+        let mut chains = heads.len();
+        let (lowest, count) = loop {
+            let Some(last) = heads[..chains].get(1..).and_then(<[_]>::last) else {
+                return;
+            };
+            let last = u16::from_le_bytes(*last);
+            let (lowest, highest) = (first.min(last), first.max(last));
+            if highest < num && usize::from(highest - lowest) < DESCRIPTORS {
+                break (lowest, highest - lowest + 1);
             }
-            (lowest, highest) = (low, high);
-        }
-        if lowest == highest {
-            return;
-        }
-        let count = highest - lowest + 1;
+            chains /= 2;
+        };
         let bytes = self.descriptors[..usize::from(count)].as_flattened_mut();
         self.descriptors_len = 0;
         if mem.read_ahead(layout.descriptor(lowest), bytes) {

@@ -271,7 +271,7 @@ impl Ring {
             Some(head) => head,
             None => self.read_head(mem)?,
         };
-        if self.ahead.descriptor(head).is_none() {
+        if !self.ahead.has_descriptor(head) {
             self.ahead
                 .read_descriptors(mem, &self.layout, self.num, self.next_avail);
         }
@@ -295,6 +295,7 @@ impl Ring {
     }
 
     /// Reads the next entry of the available ring, and what may be read with it.
+    #[inline(never)]
     fn read_head<M: RingMem>(&mut self, mem: &M) -> Result<u16, RingError> {
         let slot = self.slot(self.next_avail);
         let address = self.layout.avail_entry(slot);

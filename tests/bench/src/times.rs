@@ -17,14 +17,14 @@ use crate::subject::{Module, Subjects};
 use crate::workload::{Direction, Shape, Workload};
 
 /// Batches of one measurement.
-const BATCHES: u32 = 100;
+const BATCHES: u32 = 40;
 /// How many times as long as elsewhere a batch of small packets is, and one of large ones, which take so
 /// much longer that they need it less.
 const LENGTHS: [usize; 2] = [8, 4];
 /// Descriptors of a ring: a small packet takes two.
 const RING: u16 = 1024;
 /// Rounds of four measurements.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 12;
 
 /// Measures the metrics that are wanted.
 pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
