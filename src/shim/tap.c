@@ -309,7 +309,7 @@ int iocm_frames_send(struct iocm_frames *frames, struct socket *sock)
 }
 
 /* Packets for which buffers are probed, the first ones and after memory was missing. */
-#define IOCM_WARY 1024
+#define IOCM_WARY 256
 
 /*
  * Packets that were taken from the ring of a tun or tap and not yet received. The one that is being
