@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Packets to the driver: too few buffers, too small buffers, many buffers.
 
+use std::fs;
+
 use anyhow::{ensure, Result};
 use vhost_iocm_selftests::control::Control;
+use vhost_iocm_selftests::counters::Counters;
 use vhost_iocm_selftests::device::{EVENT_IDX, MRG_RXBUF, VERSION_1};
 use vhost_iocm_selftests::frame;
 use vhost_iocm_selftests::ktap::Suite;
@@ -61,6 +64,11 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
     );
 
     suite.case(
+        "packets arrive although the memory of their buffers was given up",
+        move || missing_buffers(options),
+    );
+
+    suite.case(
         "packets that wait in a stopped device arrive when it starts",
         move || {
             let mut nic = Nic::new(&options.node, NicOptions::default())?;
@@ -85,6 +93,66 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
             account.expect_all(50)
         },
     );
+}
+
+/// The memory of buffers that the device has is given up, all but that of headers, again and again. A tap
+/// counts a packet when it is taken, so what is taken once more counts twice there: once for each time
+/// that memory was missing, and no more.
+fn missing_buffers(options: &Options) -> Result<()> {
+    const ROUNDS: u64 = 3;
+    /// Packets after which the device does not expect memory to be missing any more.
+    const SETTLED: u64 = 300;
+    const BURST: u64 = 100;
+    let nic = NicOptions {
+        pages_apart: true,
+        ..NicOptions::default()
+    };
+    let mut nic = Nic::new(&options.node, nic)?;
+    nic.touch_buffers()?;
+    let control = Control::default();
+    let left = |nic: &Nic| -> Result<u64> {
+        if options.stock {
+            return Ok(0);
+        }
+        let device = control.device_of(nic.tap.name())?;
+        Counters::of_device(&control, &device)?.get("left_fault")
+    };
+    let file = format!("/sys/class/net/{}/statistics/tx_packets", nic.tap.name());
+    let counted = || -> Result<u64> { Ok(fs::read_to_string(&file)?.trim().parse()?) };
+    let wire = PacketSocket::new(nic.tap.name(), frame::ETHERTYPE)?;
+    let mut account = frame::Account::default();
+    let mut sent = 0;
+    let mut pass = |nic: &mut Nic, burst: u64| -> Result<()> {
+        for _ in 0..burst {
+            let frame = frame::encode(2, sent, frame::MINIMUM);
+            ensure!(wire.send(&frame)?, "the wire is full");
+            sent += 1;
+        }
+        for _ in 0..burst {
+            account.note(frame::decode(&nic.receive()?.packet)?.sequence);
+        }
+        nic.replenish()
+    };
+    let (left_before, counted_before) = (left(&nic)?, counted()?);
+    for _ in 0..ROUNDS {
+        for _ in 0..SETTLED {
+            pass(&mut nic, 1)?;
+        }
+        for (start, length) in nic.receive.buffers_in_flight() {
+            for page in nic.memory.pages(start, length) {
+                nic.memory.give_up_page(page)?;
+            }
+        }
+        pass(&mut nic, BURST)?;
+    }
+    account.expect_all(ROUNDS * (SETTLED + BURST))?;
+    let twice = counted()? - counted_before - ROUNDS * (SETTLED + BURST);
+    ensure!(twice <= ROUNDS, "{twice} packets were counted twice");
+    if !options.stock {
+        let faults = left(&nic)? - left_before;
+        ensure!(faults >= ROUNDS, "memory was missing {faults} times only");
+    }
+    Ok(())
 }
 
 fn few_buffers(options: &Options, features: u64) -> Result<()> {
