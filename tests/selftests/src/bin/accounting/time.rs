@@ -45,15 +45,16 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options, control: &'a Control
     suite.case("cycles are the same time in another unit", move || {
         let load = Load::new(&options.node, control, 2, Packets::Frames)?;
         load.begin()?;
-        let look = || -> Result<(Counters, u64)> {
-            Ok((
-                Counters::of_worker(control, &load.worker)?,
-                control.read_line("cycles")?.parse()?,
-            ))
+        // What the clock says belongs to the cycles: reading the counters may take long.
+        let look = || -> Result<(Counters, u64, Instant)> {
+            let counters = Counters::of_worker(control, &load.worker)?;
+            let cycles = control.read_line("cycles")?.parse()?;
+            Ok((counters, cycles, Instant::now()))
         };
-        let (start, before) = (Instant::now(), look()?);
+        let before = look()?;
         std::thread::sleep(TIME);
-        let (elapsed, after) = (start.elapsed(), look()?);
+        let after = look()?;
+        let elapsed = after.2.duration_since(before.2);
         let frequency = (after.1 - before.1) as f64 / elapsed.as_secs_f64();
         let worked = after.0.since(&before.0);
         let seconds = worked.get("total_work_cycles")? as f64 / frequency;
