@@ -308,9 +308,6 @@ int iocm_frames_send(struct iocm_frames *frames, struct socket *sock)
 	return min(err, 0);
 }
 
-/* Packets for which buffers are probed, the first ones and after memory was missing. */
-#define IOCM_WARY 256
-
 /*
  * Packets that were taken from the ring of a tun or tap and not yet received. The one that is being
  * received is kept until it has arrived, so that it can be received again; frames that were
@@ -321,8 +318,6 @@ struct iocm_entries {
 	unsigned int head;
 	unsigned int tail;
 	struct sk_buff *kept;
-	/* For so many packets buffers are probed first. */
-	unsigned int wary;
 	void *entries[IOCM_BATCH];
 };
 
@@ -345,8 +340,6 @@ void iocm_entries_attach(struct iocm_entries *entries, struct socket *sock)
 	if (IS_ERR(ring))
 		ring = tap_get_ptr_ring(sock->file);
 	entries->ring = IS_ERR(ring) ? NULL : ring;
-	/* Buffers that no packet has been in yet are often missing. */
-	entries->wary = IOCM_WARY;
 }
 
 /* Gives what was taken and not received back to the ring, for the next to attach. */
@@ -454,32 +447,6 @@ static int put_buffers(const struct iovec *segments, unsigned int count, u16 buf
 }
 
 /*
- * Keeps the packet that is received next until it has arrived, if that can be done. Otherwise, and if
- * memory was missing lately, it is made sure before that @len bytes of @segments can be written: what
- * cannot be kept would be lost, and a tap counts a packet that it could not write as received.
- */
-static bool keep_next(struct iocm_entries *entries, const struct iovec *segments,
-		      unsigned int count, size_t len)
-{
-	struct sk_buff *skb = NULL;
-
-	if (entries->ring && entries->head != entries->tail &&
-	    !tun_is_xdp_frame(entries->entries[entries->head]))
-		skb = entries->entries[entries->head];
-	if (!skb || unlikely(entries->wary)) {
-		if (!iocm_probe_segments(segments, count, len)) {
-			entries->wary = IOCM_WARY;
-			return false;
-		}
-		if (entries->wary)
-			entries->wary--;
-	}
-	if (skb)
-		entries->kept = skb_get(skb);
-	return true;
-}
-
-/*
  * Receives the packet that was peeked at into @segments, from @skip bytes on. @len is its length with
  * the socket's header, into which the number of @buffers is written unless it is 0. Returns 0 when all of
  * it was written; -EFAULT when it was not, and the packet is the next one again; -EIO when it is lost.
@@ -493,8 +460,14 @@ int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
 	int received;
 
 	segments = join(segments, &count, skip + len, &whole);
-	if (keep != IOCM_KEEP_NOT && !keep_next(entries, segments, count, skip + len))
-		return -EFAULT;
+	if (keep != IOCM_KEEP_NOT) {
+		/* A tap counts a packet that it could not write as received. */
+		if (!iocm_probe_segments(segments, count, skip + len))
+			return -EFAULT;
+		if (entries->ring && entries->head != entries->tail &&
+		    !tun_is_xdp_frame(entries->entries[entries->head]))
+			entries->kept = skb_get(entries->entries[entries->head]);
+	}
 
 	init_iter(&msg.msg_iter, ITER_DEST, segments, count, skip, len);
 	received = receive(entries, sock, &msg, len);
@@ -508,7 +481,6 @@ int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
 		}
 		received = -EFAULT;
 	}
-	entries->wary = IOCM_WARY;
 	if (received == -EFAULT && iocm_entries_take_back(entries))
 		return -EFAULT;
 	iocm_entries_complete(entries);
