@@ -3,8 +3,8 @@
 //! The device side of a split virtqueue (virtio 1.3, section 2.7).
 //!
 //! [`chain`] reads descriptor chains, [`ahead`] many of them at once, [`used`] gives them back,
-//! [`notify`] decides about notifications in both directions. All state of the device side is in [`Ring`]; the ring itself
-//! lies in memory that a hostile guest writes at any time.
+//! [`notify`] decides about notifications in both directions. All state of the device side is in
+//! [`Ring`]; the ring itself lies in memory that a hostile guest writes at any time.
 
 mod ahead;
 pub mod chain;
