@@ -28,6 +28,8 @@ struct Model {
     time: u64,
     /// What it takes to serve at home, in parts of what it takes a worker.
     home: u64,
+    /// If guests use all of their cores: how many times as many packets there are with cores for I/O.
+    gain: Option<u64>,
 }
 
 impl Model {
@@ -41,6 +43,7 @@ impl Model {
             places,
             time: 0,
             home: 1,
+            gain: None,
         }
     }
 
@@ -63,6 +66,10 @@ impl Model {
                 busy / 1000
             }
         };
+        let gain = match self.workers.len() {
+            0 => 1,
+            _ => self.gain.unwrap_or(1),
+        };
         let devices = self
             .places
             .iter()
@@ -83,7 +90,7 @@ impl Model {
                     place: *place,
                     poll: Mode::Auto,
                     served: served * INTERVAL / 2000,
-                    packets: load * 10,
+                    packets: load * 10 * gain,
                     bytes: load * 10_000,
                     slices,
                     notifications,
@@ -110,7 +117,7 @@ impl Model {
                     .iter()
                     .find(|(_, on)| **on == cpu)
                     .map_or(Role::Guests, |(worker, _)| Role::Io(WorkerId(*worker))),
-                busy: 0,
+                busy: self.gain.map_or(0, |_| INTERVAL),
                 waited: 0,
             })
             .collect();
@@ -298,6 +305,38 @@ fn constant_load_leads_to_rest() {
     }
     assert!(with_cores > 10, "cores with {with_cores} loads only");
     assert!(tried_again > 0, "no load was at the limit");
+}
+
+/// Where guests use all of their cores it is tried what one is worth. It is kept where more is moved by
+/// that, until there is less to be moved, and where guests compute it is given back.
+#[test]
+fn a_core_that_nothing_is_known_of_is_tried() {
+    for (gain, kept) in [(2, true), (1, false)] {
+        let mut model = Model::new(4, 6, Limits::default());
+        model.gain = Some(gain);
+        let mut policy = Standard::new(Settings::default());
+        let mut go_on = |model: &mut Model, intervals: u32, load| {
+            let mut changes = 0;
+            for _ in 0..intervals {
+                let plan = policy.decide(&model.observe(&[load; 6]));
+                changes += plan.core_changes();
+                model.apply(&plan);
+            }
+            changes
+        };
+        assert_eq!(go_on(&mut model, 80, 20), if kept { 3 } else { 2 });
+        assert_eq!(!model.workers.is_empty(), kept);
+        assert_eq!(go_on(&mut model, 10, 0), usize::from(kept));
+        assert!(model.workers.is_empty());
+        // Virtqueues that no worker would poll are no reason to try.
+        model.gain = Some(100);
+        let mut slow = Settings::default();
+        slow.cores.assumptions.poll_rate = 1_000_000;
+        let mut policy = Standard::new(slow);
+        for _ in 0..200 {
+            assert!(policy.decide(&model.observe(&[20; 6])).is_empty());
+        }
+    }
 }
 
 /// When the load jumps up and down between what is served best at home and what is by cores, each jump

@@ -14,6 +14,8 @@
 //! Whether they were enough after all is seen by the time that work waits, as in Shenango (NSDI
 //! 2019) and Snap (SOSP 2019), and not by utilisation: a worker that is always busy may serve
 //! everybody in time. What they were not enough for is remembered ([`super::ceiling`]).
+//! Where guests use all of their cores no estimate says what one of them is worth, and it is tried
+//! ([`super::trial`]).
 
 use super::ceiling::Ceilings;
 use super::forecast::{guests_busy, Assumptions, Demand, Forecast, Peaks};
@@ -22,6 +24,7 @@ use super::price::Price;
 use super::regret::Regret;
 use super::service::Service;
 use super::trend::Trend;
+use super::trial::{Outcome, Trial};
 use serde::{Deserialize, Serialize};
 
 /// The thresholds.
@@ -78,6 +81,7 @@ pub struct Cores {
     trend: Trend,
     regret: Regret,
     ceilings: Ceilings,
+    trial: Trial,
     /// What a home thread takes, in parts of what is estimated.
     home: f64,
     /// How long it takes until a worker serves on a core that was taken, in nanoseconds.
@@ -189,8 +193,29 @@ impl Cores {
         for price in prices.iter_mut().take(least as usize) {
             *price = Price::TooFew;
         }
+        // A core that is taken from guests that are busy is worth nothing to those that do not wait for
+        // packets, and with workers that serve in time nobody does.
+        let is_unknown = matches!(prices.get(now + 1), Some(Price::GuestsBusy { .. }))
+            && forecast.is_fast
+            && (cores == 0 || is_late);
+        let guests = observation.guest_cores().count() as u32;
+        let outcome = self.trial.step(cores, guests, forecast.packets, is_unknown);
+        if outcome == Outcome::NoFewer {
+            prices[..now].fill(Price::MovedLess);
+        }
         let costs: Vec<f64> = prices.iter().map(|price| price.value()).collect();
         self.prices = prices;
+        match outcome {
+            Outcome::Stay => return None,
+            Outcome::Change(cores_wanted, reason) => {
+                self.expected = Some(cores);
+                return Some(Verdict {
+                    cores: cores_wanted,
+                    reason,
+                });
+            }
+            Outcome::Nothing | Outcome::NoFewer => (),
+        }
         let margins: Vec<f64> = (0..=most)
             .map(|number| self.margin(number, cores, &forecast))
             .collect();
@@ -273,6 +298,8 @@ impl Cores {
                 continue;
             }
             let demand = Demand::of(device, observation.interval, assumptions);
+            forecast.packets += demand.counts[0] * interval;
+            forecast.is_fast |= demand.is_fast;
             served += demand.served;
             let notification = assumptions.notification_ns as f64;
             age.notifications += demand.notifications * notification;

@@ -43,6 +43,8 @@ pub struct Demand {
     pub transmitted: f64,
     /// Packets of virtqueues that are too slow to be polled, of these.
     pub slow: f64,
+    /// Whether there are virtqueues that are not.
+    pub is_fast: bool,
     /// Virtqueues that had packets.
     pub virtqueues: f64,
     /// What serving took, in cores.
@@ -59,6 +61,8 @@ impl Demand {
         let mut transmitted = 0.0;
         for virtqueue in &device.virtqueues {
             let packets = virtqueue.packets as f64 / interval;
+            let is_fast = packets * 1e9 >= assumptions.poll_rate as f64;
+            demand.is_fast |= is_fast && virtqueue.packets > 0;
             let wakes = match virtqueue.place {
                 Place::Home => virtqueue.notifications as f64 / interval,
                 Place::Worker(_) => 0.0,
@@ -77,7 +81,7 @@ impl Demand {
             if virtqueue.id.index != RECEIVE {
                 demand.notifications += virtqueue.notifications as f64 / interval;
                 transmitted += packets;
-                if packets * 1e9 < assumptions.poll_rate as f64 {
+                if !is_fast {
                     demand.slow += packets;
                 }
             }
@@ -148,6 +152,10 @@ pub struct Forecast {
     pub loads: Vec<f64>,
     /// By what factor the load will be larger soon.
     pub growth: f64,
+    /// Packets that were moved.
+    pub packets: f64,
+    /// Whether workers would poll any of the virtqueues.
+    pub is_fast: bool,
 }
 
 impl Forecast {

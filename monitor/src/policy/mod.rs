@@ -19,6 +19,7 @@ pub mod regret;
 pub mod service;
 pub mod standard;
 pub mod trend;
+pub mod trial;
 pub mod weights;
 
 pub use observation::{Core, Device, Limits, Observation, Place, Role, Virtqueue, Worker};

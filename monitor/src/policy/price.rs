@@ -24,6 +24,8 @@ pub enum Price {
     TooFew,
     /// Work waits with the number that there is, and others are not known to help more.
     Later,
+    /// Fewer moved less when it was tried.
+    MovedLess,
 }
 
 impl Price {
@@ -47,6 +49,7 @@ impl fmt::Display for Price {
             }
             Self::TooFew => write!(f, "no, fewer than the limits allow"),
             Self::Later => write!(f, "no, only if others do not help"),
+            Self::MovedLess => write!(f, "no, it moved less when it was tried"),
         }
     }
 }
