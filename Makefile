@@ -91,13 +91,15 @@ check-known-bugs: setup
 .PHONY: check
 check: check-layers check-known-bugs check-shell fmt-check clippy ## all static checks
 
-.PHONY: test test-host test-vm
+.PHONY: test test-host test-vm test-guests
 test: setup ## all tests: those of test-host, then those of test-vm
 	@scripts/test host vm
 test-host: setup ## static checks and tests that run on this machine itself
 	@scripts/test host
 test-vm: setup ## tests that run in kernels of the project's own
 	@scripts/test vm
+test-guests: setup ## guests' suites in User Mode Linux, whose kernel is built for it; make test runs them if it is there and time is left
+	@scripts/test guests
 
 .PHONY: measure
 measure: setup ## run the tests that compare times and shares; the machine does nothing else
