@@ -15,7 +15,8 @@
 const WINDOW: u32 = 10;
 /// Intervals after a core that was no gain until one is tried again, at least and at most.
 const REST: [u32; 2] = [100, 6400];
-/// A core that was a gain may go when fewer packets are moved than this part of what it moved.
+/// A core that was a gain may go when fewer packets are moved than this part of what it moved, and fewer than
+/// without it: what is moved may be less for a while.
 const LESS: f64 = 0.5;
 /// Intervals in a row for which that has to be so.
 const LESS_FOR: u32 = 3;
@@ -44,9 +45,8 @@ enum Phase {
     With { before: f64 },
     /// That core was given back.
     After { before: f64, with: f64 },
-    /// It was a gain, and moved so many packets in an interval. For so many intervals there
-    /// were less.
-    Kept { packets: f64, less_for: u32 },
+    /// It was a gain. For so many intervals there were fewer packets than `least`.
+    Kept { least: f64, less_for: u32 },
 }
 
 /// What is to be done.
@@ -142,29 +142,17 @@ impl Trial {
                     return Outcome::Nothing;
                 }
                 self.next_rest = REST[0];
-                self.begin(Phase::Kept {
-                    packets: with,
-                    less_for: 0,
-                });
+                let least = best.min(LESS * with);
+                self.begin(Phase::Kept { least, less_for: 0 });
                 Outcome::Change(self.without + 1, told(with, best))
             }
-            Phase::Kept {
-                packets: with,
-                less_for,
-            } => {
-                let less_for = if packets < LESS * with {
-                    less_for + 1
-                } else {
-                    0
-                };
+            Phase::Kept { least, less_for } => {
+                let less_for = if packets < least { less_for + 1 } else { 0 };
                 if less_for >= LESS_FOR {
                     self.begin(Phase::Before);
                     return Outcome::Nothing;
                 }
-                self.phase = Phase::Kept {
-                    packets: with,
-                    less_for,
-                };
+                self.phase = Phase::Kept { least, less_for };
                 Outcome::NoFewer
             }
         }
@@ -242,6 +230,15 @@ mod tests {
         host.cores = 0;
         host.go_on(10, packets);
         assert_eq!(host.cores, 1);
+    }
+
+    #[test]
+    fn a_core_that_still_moves_more_than_there_was_is_kept() {
+        let mut host = Host::default();
+        host.go_on(40, |cores| if cores > 0 { 300.0 } else { 100.0 });
+        assert_eq!(host.cores(), [1, 0, 1]);
+        assert_eq!(host.go_on(20, |_| 101.0), Outcome::NoFewer);
+        assert_eq!(host.go_on(3, |_| 99.0), Outcome::Nothing);
     }
 
     #[test]
