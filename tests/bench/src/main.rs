@@ -6,6 +6,7 @@ mod counts;
 mod crowd;
 mod drop_all;
 mod pairs;
+mod processes;
 mod rates;
 mod record;
 mod results;
@@ -93,7 +94,11 @@ fn run(command: Command) -> Result<()> {
                 Tier::T1 => counts::run(&subjects, &wanted)?,
                 Tier::T2 | Tier::T3 => rates::run(&subjects, &wanted)?,
                 Tier::T4 => bail!("tests/bench/guests measures tier t4"),
-                Tier::T5 => times::run(&subjects, &wanted)?,
+                Tier::T5 => {
+                    let mut records = times::run(&subjects, &wanted)?;
+                    records.extend(processes::run(&subjects, &wanted)?);
+                    records
+                }
             };
             print(&records)
         }

@@ -21,7 +21,8 @@ pub enum Module {
 
 /// Both modules, loaded in the same kernel.
 pub struct Subjects {
-    stock: PathBuf,
+    /// The node of the kernel's vhost_net.
+    pub stock: PathBuf,
     /// The node of vhost_iocm.
     pub ours: PathBuf,
     control: Control,

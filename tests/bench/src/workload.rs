@@ -18,7 +18,7 @@ use crate::drop_all;
 pub const SEGMENT: u16 = 1448;
 
 /// Room for the packets that wait in the tap, in bytes.
-const SEND_BUFFER: usize = 32 << 20;
+pub const SEND_BUFFER: usize = 32 << 20;
 
 /// What the packets are like.
 #[derive(Clone, Copy)]

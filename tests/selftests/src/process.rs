@@ -109,6 +109,18 @@ impl Owner {
         Self::spawn(&arguments, node)
     }
 
+    /// Starts a process that transmits batches of so many small frames, or receives them. Each time that it
+    /// is told to go on it puts up a batch, or shows what it has put up to its device and waits until
+    /// that has served it, by turns. One that receives first takes a batch with the buffers that it has.
+    pub fn batches(node: &Path, tap: &str, frames: u16, receive: bool) -> Result<Self> {
+        let frames = frames.to_string();
+        let mut arguments = vec!["batches", "--tap", tap, "--frames", &frames];
+        if receive {
+            arguments.push("--receive");
+        }
+        Self::spawn(&arguments, node)
+    }
+
     fn spawn(arguments: &[&str], node: &Path) -> Result<Self> {
         let (ours, theirs) = UnixStream::pair().context("socket pair")?;
         ours.set_read_timeout(Some(wait::patience()))?;

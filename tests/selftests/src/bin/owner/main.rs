@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Not a test: the process that tests make own a device, pass it on, stall, exit or die.
 
+mod batches;
 mod reflect;
 mod replace;
 mod saturate;
@@ -64,6 +65,19 @@ enum Command {
         #[arg(long)]
         packets: Packets,
     },
+    /// When told to, put up a batch of small frames, or of buffers for them; when told again, show it to
+    /// the device and wait until all of it was used; and so on.
+    Batches {
+        #[command(flatten)]
+        card: Card,
+        /// Frames of a batch.
+        #[arg(long)]
+        frames: u16,
+        /// Receive instead of transmitting. The first batch is received without being told to put up
+        /// buffers.
+        #[arg(long)]
+        receive: bool,
+    },
 }
 
 /// Where the device comes from and what is behind it.
@@ -94,5 +108,10 @@ fn main() -> Result<()> {
         Command::Linger => replace::linger(&test),
         Command::Stall { card, part, file } => stall::run(card, part, file, &test),
         Command::Saturate { card, packets } => saturate::run(card, packets, &test),
+        Command::Batches {
+            card,
+            frames,
+            receive,
+        } => batches::run(card, frames, receive, &test),
     }
 }

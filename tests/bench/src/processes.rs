@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Time for each small packet of several devices, each of a process of its own, in User Mode Linux (tier T5).
+//!
+//! All devices are given a batch before any of their serving threads sees it, and one after the other kicks. What
+//! counts is how long it takes from then until the last process knows that its batch was served. The serving
+//! threads have a processor for themselves, that of each device with vhost_net, and the one worker with
+//! vhost_iocm; so what is counted beside serving is what going from one device, and its process's memory, to the
+//! next takes.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure, Context, Result};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::Pid;
+use vhost_iocm_selftests::control::Control;
+use vhost_iocm_selftests::process::Owner;
+use vhost_iocm_selftests::statistics::median;
+use vhost_iocm_selftests::thread::{self, Thread};
+use vhost_iocm_selftests::wire::PacketSocket;
+use vhost_iocm_selftests::{cpu, frame};
+
+use crate::drop_all;
+use crate::pairs::{self, Wanted};
+use crate::record::{Record, Tier};
+use crate::subject::{Module, Subjects};
+use crate::workload::{Direction, SEND_BUFFER, SHAPES};
+
+/// Devices, and processes.
+const DEVICES: [usize; 5] = [2, 4, 8, 16, 32];
+/// Packets of a batch, as many as wait in a tap that is received from.
+const FRAMES: u16 = 512;
+/// Batches of each device in one measurement.
+const BATCHES: usize = 9;
+/// Rounds of four measurements.
+const ROUNDS: usize = 6;
+
+/// Measures the metrics that are wanted.
+pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for direction in Direction::ALL {
+        for devices in DEVICES {
+            let metric = format!(
+                "t5_{}{}_time_per_packet_{devices}_devices",
+                direction.name(),
+                SHAPES[0].name
+            );
+            if !wanted.has(&metric) {
+                continue;
+            }
+            let stock = Crowd::new(subjects, Module::Stock, direction, devices)?;
+            let ours = Crowd::new(subjects, Module::Ours, direction, devices)?;
+            let cost = |module| match module {
+                Module::Stock => stock.measure(),
+                Module::Ours => ours.measure(),
+            };
+            records.extend(pairs::measure(Tier::T5, &metric, ROUNDS, cost)?);
+            stock.release()?;
+            ours.release()?;
+        }
+    }
+    Ok(records)
+}
+
+/// A device with its process and the other side of its tap.
+struct Device {
+    owner: Owner,
+    wire: PacketSocket,
+    _drop: Option<OwnedFd>,
+}
+
+/// Devices of one module.
+struct Crowd {
+    direction: Direction,
+    devices: Vec<Device>,
+}
+
+impl Crowd {
+    fn new(
+        subjects: &Subjects,
+        module: Module,
+        direction: Direction,
+        devices: usize,
+    ) -> Result<Self> {
+        let last = cpu::count()? - 1;
+        ensure!(last > 0, "drivers and serving threads need a CPU each");
+        // The processes inherit it.
+        let _left = cpu::leave(last)?;
+        let mut crowd = Self {
+            direction,
+            devices: Vec::new(),
+        };
+        let mut threads: Vec<Thread> = Vec::new();
+        let control = Control::default();
+        for number in 0..devices {
+            let (node, name) = match module {
+                Module::Stock => (&subjects.stock, "stock"),
+                Module::Ours => (&subjects.ours, "ours"),
+            };
+            let tap = format!("{name}{number}");
+            let receive = direction == Direction::Receive;
+            let owner = Owner::batches(node, &tap, FRAMES, receive)?;
+            let serving = match module {
+                Module::Stock => {
+                    let threads = thread::named(owner.pid(), &format!("vhost-{}", owner.pid()))?;
+                    let [thread] = threads[..] else {
+                        bail!("{} threads serve a device", threads.len());
+                    };
+                    thread
+                }
+                Module::Ours => {
+                    let device = control.device_of(&tap)?;
+                    control.set_poll_of_device(&device, "0")?;
+                    let worker = control.read_line(&format!("dev/{device}/worker"))?;
+                    Thread::parse(&control.read_line(&format!("worker/{worker}/pid"))?)?
+                }
+            };
+            if !threads.contains(&serving) {
+                cpu::place(Pid::from_raw(serving.id), &[last])?;
+                threads.push(serving);
+            }
+            let wire = PacketSocket::new(&tap, 0)?;
+            setsockopt(&wire, sockopt::SndBufForce, &SEND_BUFFER).context("SO_SNDBUFFORCE")?;
+            let drop = (direction == Direction::Transmit)
+                .then(|| drop_all::attach(&tap))
+                .transpose()?;
+            crowd.devices.push(Device {
+                owner,
+                wire,
+                _drop: drop,
+            });
+        }
+        let expected = match module {
+            Module::Stock => devices,
+            Module::Ours => 1,
+        };
+        ensure!(
+            threads.len() == expected,
+            "{} threads serve {devices} devices",
+            threads.len()
+        );
+        if direction == Direction::Receive {
+            crowd.send()?;
+            crowd.go_on()?;
+        }
+        // What is made at first use is not measured.
+        crowd.batch()?;
+        Ok(crowd)
+    }
+
+    /// Nanoseconds for each packet.
+    fn measure(&self) -> Result<f64> {
+        let mut costs = Vec::new();
+        for _ in 0..BATCHES {
+            costs.push(self.batch()?.as_nanos() as f64);
+        }
+        let packets = self.devices.len() * usize::from(FRAMES);
+        Ok(median(&costs) / packets as f64)
+    }
+
+    /// How long it takes to serve a batch of each device.
+    fn batch(&self) -> Result<Duration> {
+        if self.direction == Direction::Receive {
+            self.send()?;
+        }
+        // All put their batches up.
+        self.go_on()?;
+        let start = Instant::now();
+        self.go_on()?;
+        Ok(start.elapsed())
+    }
+
+    /// Tells all processes to go on, and waits until all have done so.
+    fn go_on(&self) -> Result<()> {
+        for device in &self.devices {
+            device.owner.go_on()?;
+        }
+        self.devices
+            .iter()
+            .try_for_each(|device| device.owner.expect_done())
+    }
+
+    /// A batch for each device, which waits in its tap.
+    fn send(&self) -> Result<()> {
+        let packet = frame::unheard(SHAPES[0].length);
+        for device in &self.devices {
+            for _ in 0..FRAMES {
+                ensure!(device.wire.send(&packet)?, "the wire is full");
+            }
+        }
+        Ok(())
+    }
+
+    fn release(self) -> Result<()> {
+        self.devices
+            .into_iter()
+            .try_for_each(|device| device.owner.release())
+    }
+}
