@@ -58,7 +58,7 @@ pub enum Outcome {
     Change(u32, String),
     /// The number of cores stays.
     Stay,
-    /// More cores are a question of what they cost, but fewer are out of the question.
+    /// More cores are a question of what they cost, but fewer than there are now are out of the question.
     NoFewer,
 }
 
