@@ -56,7 +56,7 @@ fn what_is_counted_and_what_is_set_is_seen_in_the_next_interval() {
     let tree = host();
     let mut observer = Observer::new(&tree.root()).expect("an observer");
     let look = |observer: &mut Observer| observe(observer).devices[0].virtqueues[0].clone();
-    // The snapshots of two intervals are used in turn: each has to be right where nothing changes.
+    // What does not change is left as it was seen: it has to be right in each interval.
     for round in 1..=5 {
         let idle = look(&mut observer);
         assert_eq!(

@@ -6,6 +6,7 @@ pub mod config;
 pub mod metrics;
 pub mod observe;
 pub mod prices;
+pub mod signals;
 pub mod told;
 
 use crate::act::ground::{Host, Whom};
@@ -22,9 +23,7 @@ use metrics::{Shared, State};
 use observe::Observer;
 use prices::Prices;
 use sd_notify::NotifyState;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use signals::{Order, Signals};
 use std::time::{Duration, Instant};
 use told::Told;
 use tracing::level_filters::LevelFilter;
@@ -66,19 +65,7 @@ pub fn run(root: &Root, options: &Monitor) -> Result<()> {
         true => None,
         false => Some(Arms::recover(Host::open(root)?, config.interrupts)?),
     };
-    let (sender, receiver) = mpsc::channel();
-    let mut signals =
-        Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|source| Failure::System {
-            what: "cannot handle signals".into(),
-            source,
-        })?;
-    std::thread::spawn(move || {
-        for signal in signals.forever() {
-            if sender.send(signal).is_err() {
-                return;
-            }
-        }
-    });
+    let signals = Signals::hold()?;
     let mut daemon = Daemon {
         observer: Observer::new(root)?,
         policy: Standard::new(config.policy.clone()),
@@ -104,26 +91,28 @@ pub fn run(root: &Root, options: &Monitor) -> Result<()> {
     loop {
         // systemd hears of the monitor more often than it decides, if intervals are long.
         let wait = next.min(tend).saturating_duration_since(Instant::now());
-        match receiver.recv_timeout(wait) {
-            Ok(SIGHUP) => {
+        match signals.wait(wait)? {
+            Some(Order::Reload) => {
                 daemon.reload(root, options);
                 next = next.min(Instant::now() + daemon.interval());
             }
-            Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => {}
+            Some(Order::End) => break,
+            None => {}
         }
         if Instant::now() >= next {
             daemon.step()?;
             // Intervals that were slept through are not made up for.
             next += daemon.interval();
-            if next <= Instant::now() {
-                next = Instant::now() + daemon.interval();
+            let now = Instant::now();
+            if next <= now {
+                next = now + daemon.interval();
             }
         }
-        if Instant::now() >= tend {
-            tend = Instant::now() + TEND;
-            let whom = if Instant::now() >= tend_all {
-                tend_all = Instant::now() + TEND_ALL;
+        let now = Instant::now();
+        if now >= tend {
+            tend = now + TEND;
+            let whom = if now >= tend_all {
+                tend_all = now + TEND_ALL;
                 Whom::All
             } else {
                 Whom::New

@@ -4,12 +4,12 @@
 
 use crate::failure::Result;
 use crate::host::process::{Process, Thread};
-use crate::host::snapshot::{self, Reader, Snapshot};
+use crate::host::snapshot::{self, Changes, Reader, Snapshot};
 use crate::host::topology::{self, CpuSet, Topology, Usage};
 use crate::host::Root;
 use crate::policy::{Core, Device, Limits, Observation, Place, Role, Virtqueue, Worker};
 use std::collections::BTreeMap;
-use std::mem::{replace, take};
+use std::mem::take;
 use std::time::{Duration, Instant};
 use vhost_iocm_engine::engine::abi::{DeviceId, VirtqueueId, WorkerId};
 use vhost_iocm_engine::engine::sched::polling::Mode;
@@ -45,9 +45,10 @@ pub struct Observer {
     root: Root,
     reader: Reader,
     start: Instant,
-    before: (Instant, Snapshot),
-    /// The one before, whose memory is used again.
-    spare: Snapshot,
+    /// When the last interval ended, what everything looked like then, and what had changed within it.
+    end: Instant,
+    snapshot: Snapshot,
+    changes: Changes,
     slow_at: Instant,
     slowest_at: Instant,
     slow: Slow,
@@ -71,15 +72,16 @@ impl Observer {
             root: root.clone(),
             reader,
             start: now,
-            before: (now, snapshot),
-            spare: Snapshot::default(),
+            end: now,
+            snapshot,
+            changes: Changes::default(),
             slow_at: now,
             slowest_at: now,
             slow: Slow::default(),
             usage: BTreeMap::new(),
             observation: Observation::default(),
         };
-        let owners = observer.before.1.owners();
+        let owners = observer.snapshot.owners();
         observer.look_around(&owners, true);
         Ok(observer)
     }
@@ -134,7 +136,7 @@ impl Observer {
 
     /// What everything looked like at the end of the last interval.
     pub fn snapshot(&self) -> &Snapshot {
-        &self.before.1
+        &self.snapshot
     }
 
     /// What the host looked like since the last call. `taken` are the CPUs that the monitor keeps
@@ -145,27 +147,32 @@ impl Observer {
     /// Whatever reading fails with.
     pub fn observe(&mut self, limits: &Limits, taken: &CpuSet) -> Result<&Observation> {
         let now = Instant::now();
-        let mut snapshot = take(&mut self.spare);
-        self.reader.read_again(&mut snapshot)?;
+        self.reader.follow(&mut self.snapshot, &mut self.changes)?;
         let passed = now.duration_since(self.slow_at);
         if passed >= SLOW {
             let topology = now.duration_since(self.slowest_at) >= SLOWEST;
             if topology {
                 self.slowest_at = now;
             }
-            self.follow(&snapshot.owners(), passed, topology);
+            self.follow(&self.snapshot.owners(), passed, topology);
             self.slow_at = now;
         }
-        let interval = now.duration_since(self.before.0).as_nanos().max(1) as u64;
-        let before = &self.before.1;
-        let (mut virtqueues, mut earlier) = (snapshot.by_device(), before.by_device());
+        let interval = now.duration_since(self.end).as_nanos().max(1) as u64;
+        let (snapshot, changes) = (&self.snapshot, &self.changes);
+        let (mut virtqueues, mut earlier) = (snapshot.by_device(), changes.by_device());
         let mut devices = take(&mut self.observation.devices);
         let mut used = 0;
         for of in snapshot.devices.iter().filter(|device| device.owner > 0) {
-            let (now, before) = (virtqueues.of(of.id), earlier.of(of.id));
+            let before = earlier.of(of.id);
+            let has_changed = !before.is_empty() || changes.has_device(of.id);
             match devices.get_mut(used) {
-                Some(place) => *place = device(of, now, before, take(&mut place.virtqueues)),
-                None => devices.push(device(of, now, before, Vec::new())),
+                // Most devices do nothing most of the time.
+                Some(seen) if !has_changed && seen.id == DeviceId(of.id) && seen.is_still() => {}
+                Some(seen) => {
+                    let room = take(&mut seen.virtqueues);
+                    *seen = device(of, virtqueues.of(of.id), before, room);
+                }
+                None => devices.push(device(of, virtqueues.of(of.id), before, Vec::new())),
             }
             used += 1;
         }
@@ -173,16 +180,16 @@ impl Observer {
         let observation = Observation {
             time: now.duration_since(self.start).as_nanos() as u64,
             interval,
-            cores: self.cores(&snapshot, interval, taken),
+            cores: self.cores(interval, taken),
             workers: snapshot
                 .workers
                 .iter()
-                .map(|now| self.worker(now, before.worker(now.id), interval))
+                .map(|now| self.worker(now, changes.worker(now.id), interval))
                 .collect(),
             devices,
             limits: limits.clone(),
         };
-        self.spare = replace(&mut self.before, (now, snapshot)).1;
+        self.end = now;
         self.observation = observation;
         Ok(&self.observation)
     }
@@ -205,9 +212,9 @@ impl Observer {
             .collect();
     }
 
-    fn cores(&self, snapshot: &Snapshot, interval: u64, taken: &CpuSet) -> Vec<Core> {
+    fn cores(&self, interval: u64, taken: &CpuSet) -> Vec<Core> {
         let worker_on = |cpu: u32| {
-            let mut workers = snapshot.workers.iter();
+            let mut workers = self.snapshot.workers.iter();
             workers.find(|worker| worker.cpu == i64::from(cpu) && worker.state != 1)
         };
         let cpus = self.slow.topology.cpus.iter();
@@ -273,7 +280,8 @@ impl Observer {
     }
 }
 
-/// A device, whose virtqueues are these now and were those before. `virtqueues` is a vector to use.
+/// A device, whose virtqueues are these now; those that have changed were those before. `virtqueues` is a
+/// vector to use.
 fn device(
     device: &snapshot::Device,
     now: &[snapshot::Virtqueue],
@@ -300,8 +308,6 @@ fn virtqueue(
     before: Option<&snapshot::Virtqueue>,
     placed: bool,
 ) -> Virtqueue {
-    let zero = snapshot::Virtqueue::default();
-    let before = before.unwrap_or(&zero);
     let id = VirtqueueId {
         device: DeviceId(now.device),
         index: now.index,
@@ -316,9 +322,9 @@ fn virtqueue(
         1 => Mode::Always,
         _ => Mode::Auto,
     };
-    if now.mark == before.mark {
+    let Some(before) = before else {
         return Virtqueue::idle(id, place, poll);
-    }
+    };
     // Events of the backend are not counted. Each begins a slice, unless one is going on.
     let notifications = |virtqueue: &snapshot::Virtqueue| match virtqueue.index {
         RECEIVE => virtqueue.notif_works + virtqueue.home_works,

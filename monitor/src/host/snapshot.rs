@@ -9,6 +9,7 @@ use super::Root;
 use crate::failure::{Failure, Result};
 use serde::Serialize;
 use std::fs::File;
+use std::mem::replace;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use vhost_iocm_engine::atomics::{smp_rmb, AtomicU64};
@@ -91,6 +92,9 @@ pub struct Device {
     pub weight: u32,
     /// Its ceiling in thousandths.
     pub max_time_share: u32,
+    /// What tells whether anything of it has changed.
+    #[serde(skip)]
+    pub mark: Mark,
 }
 
 /// A virtqueue.
@@ -136,21 +140,67 @@ pub struct Virtqueue {
     pub pending_max: u64,
     /// The moving average of that age, in nanoseconds.
     pub pending_average: u64,
-    /// What tells whether anything was counted.
+    /// What tells whether anything of it has changed, or was counted.
     #[serde(skip)]
     pub mark: Mark,
 }
 
-/// What changes whenever something is counted for a virtqueue: the sequence of its counters, and those
+/// What changes whenever anything in a record does that is known here: its two sequences, and the words
 /// that change by themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
     /// The record, so that what is compared is of the same one; 0 for none.
     record: usize,
-    generation: u64,
-    sequence: u64,
-    kicks: u64,
-    polls: u64,
+    sequences: [u64; 2],
+    others: [u64; OTHERS],
+}
+
+/// The most words of a record that change by themselves.
+const OTHERS: usize = 4;
+
+impl Mark {
+    /// Of the record with this number. `others` are the words that change by themselves.
+    fn of(number: usize, words: &Words<'_>, others: [usize; OTHERS]) -> Self {
+        Self {
+            record: number + 1,
+            sequences: [0, COUNTERS].map(|place| words.get(place)),
+            others: others.map(|place| words.get(place)),
+        }
+    }
+}
+
+/// What is left as it is while its record is as it was.
+trait Kept: Default {
+    /// What it is known by, and ordered by.
+    type Key: Ord;
+
+    /// The words of its record that change by themselves.
+    const OTHERS: [usize; OTHERS];
+
+    /// What the record says, with this mark.
+    fn of(words: &Words<'_>, mark: Mark) -> Self;
+
+    /// The mark of the record when it was read.
+    fn mark(&self) -> &Mark;
+
+    /// What it is known by.
+    fn key(&self) -> Self::Key;
+
+    /// The same when nothing was counted yet.
+    fn new(key: Self::Key) -> Self;
+}
+
+/// What is not as it was when a snapshot was read before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// All workers as they were.
+    pub workers: Vec<Worker>,
+    /// Devices that have changed or gone, as they were, and those that have come, as if nothing was set for
+    /// them. In the order of their numbers.
+    pub devices: Vec<Device>,
+    /// Virtqueues for which anything was counted, or that have changed or gone, as they were, and those
+    /// that have come, as if nothing was counted. In the order of their numbers.
+    pub virtqueues: Vec<Virtqueue>,
 }
 
 /// All of it at one time.
@@ -207,17 +257,40 @@ impl Snapshot {
 /// search for those of each device.
 pub struct ByDevice<'a>(&'a [Virtqueue]);
 
+impl Changes {
+    /// Whether the device with this number has changed, come or gone.
+    pub fn has_device(&self, id: u32) -> bool {
+        self.devices
+            .binary_search_by_key(&id, |device| device.id)
+            .is_ok()
+    }
+
+    /// The worker with this number, as it was.
+    pub fn worker(&self, id: u32) -> Option<&Worker> {
+        self.workers.iter().find(|worker| worker.id == id)
+    }
+
+    /// The virtqueues, to be taken device by device.
+    pub fn by_device(&self) -> ByDevice<'_> {
+        ByDevice(&self.virtqueues)
+    }
+}
+
 impl<'a> ByDevice<'a> {
-    /// Those of a device. Devices are asked for in the order of their numbers.
+    /// Those of a device. Devices are asked for in the order of their numbers; those that nobody asks for
+    /// are hardly touched.
     pub fn of(&mut self, device: u32) -> &'a [Virtqueue] {
-        let count = |virtqueues: &[Virtqueue], is_wanted: fn(u32, u32) -> bool| {
-            let virtqueues = virtqueues.iter();
-            virtqueues
-                .take_while(|virtqueue| is_wanted(virtqueue.device, device))
-                .count()
-        };
-        let (_, rest) = self.0.split_at(count(self.0, |of, device| of < device));
-        let (its, rest) = rest.split_at(count(rest, |of, device| of == device));
+        if self.0.first().is_some_and(|first| first.device < device) {
+            let before = self
+                .0
+                .partition_point(|virtqueue| virtqueue.device < device);
+            self.0 = &self.0[before..];
+        }
+        let its = self.0.iter();
+        let count = its
+            .take_while(|virtqueue| virtqueue.device == device)
+            .count();
+        let (its, rest) = self.0.split_at(count);
         self.0 = rest;
         its
     }
@@ -359,20 +432,27 @@ impl Reader {
     /// [`Failure::ModuleGone`].
     pub fn read(&mut self) -> Result<Snapshot> {
         let mut snapshot = Snapshot::default();
-        self.read_again(&mut snapshot)?;
+        self.follow(&mut snapshot, &mut Changes::default())?;
         Ok(snapshot)
     }
 
-    /// The same in the memory of an earlier one. Virtqueues for which nothing was counted since are
-    /// left as they are in it, which spares most of the reading where most devices do nothing.
+    /// Makes a snapshot of this reader say what there is now, and says what has changed. Devices and
+    /// virtqueues whose records have not changed are not even touched: most do nothing most of the time, and
+    /// after a sleep it is touching memory that takes time.
     ///
     /// # Errors
     ///
     /// As [`Self::read`]. What the snapshot says then is of no use.
-    pub fn read_again(&mut self, snapshot: &mut Snapshot) -> Result<()> {
+    pub fn follow(&mut self, snapshot: &mut Snapshot, changes: &mut Changes) -> Result<()> {
+        std::mem::swap(&mut snapshot.workers, &mut changes.workers);
         snapshot.workers.clear();
-        snapshot.devices.clear();
-        let mut virtqueues = 0;
+        changes.devices.clear();
+        changes.virtqueues.clear();
+        let mut followers = Followers {
+            workers: &mut snapshot.workers,
+            devices: Follower::new(&mut snapshot.devices, &mut changes.devices),
+            virtqueues: Follower::new(&mut snapshot.virtqueues, &mut changes.virtqueues),
+        };
         match &mut self.source {
             Source::Read => {
                 let mut page = vec![0; self.page_size];
@@ -388,15 +468,13 @@ impl Reader {
                         let words: Vec<AtomicU64> = (0..self.page_size / 8)
                             .map(|index| AtomicU64::new(word_of(&page, index)))
                             .collect();
-                        let before = (snapshot.workers.len(), snapshot.devices.len(), virtqueues);
-                        let whole = take_page(number, &words, snapshot, &mut virtqueues, 1);
+                        let before = followers.taken();
+                        let whole = followers.take_page(number, &words, 1);
                         tries += 1;
                         if whole || tries == TRIES {
                             break;
                         }
-                        snapshot.workers.truncate(before.0);
-                        snapshot.devices.truncate(before.1);
-                        virtqueues = before.2;
+                        followers.go_back(before);
                         std::thread::yield_now();
                     }
                 }
@@ -426,16 +504,13 @@ impl Reader {
                 snapshot.default_worker = header.default_worker;
                 let pages = words.chunks_exact(self.page_size / 8).take(header.pages);
                 for (number, page) in pages.enumerate().skip(1) {
-                    take_page(number, page, snapshot, &mut virtqueues, TRIES);
+                    followers.take_page(number, page, TRIES);
                 }
             }
         }
-        snapshot.virtqueues.truncate(virtqueues);
-        snapshot.workers.sort_unstable_by_key(|worker| worker.id);
-        snapshot.devices.sort_unstable_by_key(|device| device.id);
-        snapshot
-            .virtqueues
-            .sort_unstable_by_key(|virtqueue| (virtqueue.device, virtqueue.index));
+        followers.workers.sort_unstable_by_key(|worker| worker.id);
+        followers.devices.finish();
+        followers.virtqueues.finish();
         Ok(())
     }
 }
@@ -458,86 +533,156 @@ fn header(word: impl Fn(usize) -> u64) -> Header {
     }
 }
 
-/// Takes the records of the page with this number, each of one moment. `virtqueues` is how many the
-/// snapshot has of this time; those behind are of an earlier one. Returns false if a record was being
-/// written at each try; it is left out.
-fn take_page(
-    number: usize,
-    page: &[AtomicU64],
-    snapshot: &mut Snapshot,
-    virtqueues: &mut usize,
-    tries: usize,
-) -> bool {
-    let [kind, size, count] = [0, 1, 2].map(|index| page[index].load());
-    let words = size as usize / 8;
-    if !(COUNTERS + 1..=RECORD_MAX).contains(&words) {
-        return true;
+/// A record, with a number that no other one has.
+type Numbered<'a> = (usize, &'a [AtomicU64]);
+
+/// What brings a snapshot up to date, page by page.
+struct Followers<'a> {
+    workers: &'a mut Vec<Worker>,
+    devices: Follower<'a, Device>,
+    virtqueues: Follower<'a, Virtqueue>,
+}
+
+impl Followers<'_> {
+    /// Takes the records of the page with this number, each of one moment. Returns false if a record was
+    /// being written at each try; it is left out.
+    fn take_page(&mut self, number: usize, page: &[AtomicU64], tries: usize) -> bool {
+        let [kind, size, count] = [0, 1, 2].map(|index| page[index].load());
+        let words = size as usize / 8;
+        if !(COUNTERS + 1..=RECORD_MAX).contains(&words) {
+            return true;
+        }
+        let records = page[PAGE_HEAD..].chunks_exact(words).take(count as usize);
+        let records = (number * page.len()..).zip(records).filter(is_used);
+        if kind == Kind::Worker as u64 {
+            self.take_workers(records, tries)
+        } else if kind == Kind::Device as u64 {
+            self.devices.take(records, tries)
+        } else if kind == Kind::Virtqueue as u64 {
+            self.virtqueues.take(records, tries)
+        } else {
+            true
+        }
     }
-    let records = page[PAGE_HEAD..].chunks_exact(words).take(count as usize);
-    if kind == Kind::Worker as u64 {
-        take_records(records, &mut snapshot.workers, worker, tries)
-    } else if kind == Kind::Device as u64 {
-        take_records(records, &mut snapshot.devices, device, tries)
-    } else if kind == Kind::Virtqueue as u64 {
-        let numbered = (number * page.len()..).zip(records);
-        take_virtqueues(numbered, &mut snapshot.virtqueues, virtqueues, tries)
-    } else {
-        true
+
+    /// Only words that are known here are loaded, which is less than half of them.
+    fn take_workers<'b>(
+        &mut self,
+        records: impl Iterator<Item = Numbered<'b>>,
+        tries: usize,
+    ) -> bool {
+        let mut whole = true;
+        for (_, record) in records {
+            let object = patiently(record, tries, worker);
+            whole &= object.is_some();
+            self.workers.extend(object.flatten());
+        }
+        whole
+    }
+
+    /// How many objects were taken of each kind.
+    fn taken(&self) -> [usize; 3] {
+        [
+            self.workers.len(),
+            self.devices.count,
+            self.virtqueues.count,
+        ]
+    }
+
+    /// Takes again what was taken since.
+    fn go_back(&mut self, taken: [usize; 3]) {
+        self.workers.truncate(taken[0]);
+        self.devices.count = taken[1];
+        self.virtqueues.count = taken[2];
     }
 }
 
-/// Takes records of one kind. Only words that are known here are loaded, which is less than half of
-/// them.
-fn take_records<'a, T>(
-    records: impl Iterator<Item = &'a [AtomicU64]>,
-    objects: &mut Vec<T>,
-    take: impl Fn(&Words<'_>) -> T,
-    tries: usize,
-) -> bool {
-    let mut whole = true;
-    for record in records.filter(is_used) {
-        let object = patiently(record, tries, &take);
-        whole &= object.is_some();
-        objects.extend(object.flatten());
-    }
-    whole
+/// What brings the objects of a kind up to date.
+struct Follower<'a, T: Kept> {
+    /// The objects, each in the place of its record among all records.
+    objects: &'a mut Vec<T>,
+    /// How many of them are of this time; those behind are of an earlier one.
+    count: usize,
+    /// What was replaced.
+    changed: &'a mut Vec<T>,
+    /// What is in the place of another one, or in a new one.
+    moved: Vec<T::Key>,
 }
 
-/// Takes records of virtqueues, each into the place of the one that was there before, of which there are
-/// `count` of this time. What was counted is loaded only if it is not the same.
-fn take_virtqueues<'a>(
-    records: impl Iterator<Item = (usize, &'a [AtomicU64])>,
-    objects: &mut Vec<Virtqueue>,
-    count: &mut usize,
-    tries: usize,
-) -> bool {
-    let mut whole = true;
-    for (number, record) in records.filter(|(_, record)| is_used(record)) {
-        if objects.len() == *count {
-            objects.push(Virtqueue::default());
-        }
-        let object = &mut objects[*count];
-        let seen = patiently(record, tries, |words| {
-            let mark = mark(words, number + 1);
-            match mark == object.mark {
-                true => (described(words), None),
-                false => (described(words), Some(virtqueue(words, mark))),
-            }
-        });
-        whole &= seen.is_some();
-        if let Some((described, counted)) = seen.flatten() {
-            if let Some(counted) = counted {
-                *object = counted;
-            }
-            (object.worker, object.mode, object.home) = described;
-            *count += 1;
+impl<'a, T: Kept> Follower<'a, T> {
+    fn new(objects: &'a mut Vec<T>, changed: &'a mut Vec<T>) -> Self {
+        Self {
+            objects,
+            count: 0,
+            changed,
+            moved: Vec::new(),
         }
     }
-    whole
+
+    /// Takes records. All of a record is loaded only if its mark is not the same.
+    fn take<'b>(&mut self, records: impl Iterator<Item = Numbered<'b>>, tries: usize) -> bool {
+        let mut whole = true;
+        for (number, record) in records {
+            let mark = |words: &Words<'_>| Mark::of(number, words, T::OTHERS);
+            // The object was read when both sequences were even. If they are the same still, nobody has
+            // written since what belongs to them, that the record is used included.
+            let known = self.objects.get(self.count).map(T::mark);
+            if known == Some(&mark(&Words(record))) {
+                self.count += 1;
+                continue;
+            }
+            let seen = patiently(record, tries, |words| T::of(words, mark(words)));
+            whole &= seen.is_some();
+            if let Some(object) = seen.flatten() {
+                self.put(object);
+            }
+        }
+        whole
+    }
+
+    fn put(&mut self, object: T) {
+        match self.objects.get_mut(self.count) {
+            Some(place) => {
+                let before = replace(place, object);
+                if before.key() != place.key() {
+                    self.moved.push(place.key());
+                }
+                self.changed.push(before);
+            }
+            None => {
+                self.moved.push(object.key());
+                self.objects.push(object);
+            }
+        }
+        self.count += 1;
+    }
+
+    /// Puts everything into order.
+    fn finish(self) {
+        self.changed.extend(self.objects.drain(self.count..));
+        // What was taken twice was replaced first by what it was then.
+        self.changed.sort_by_key(T::key);
+        self.changed
+            .dedup_by(|later, first| later.key() == first.key());
+        if self.moved.is_empty() {
+            return;
+        }
+        self.objects.sort_unstable_by_key(T::key);
+        let known = self.changed.len();
+        for key in self.moved {
+            let before = self.changed[..known].binary_search_by(|object| object.key().cmp(&key));
+            if before.is_err() {
+                self.changed.push(T::new(key));
+            }
+        }
+        self.changed.sort_by_key(T::key);
+        self.changed
+            .dedup_by(|later, first| later.key() == first.key());
+    }
 }
 
 /// Most records are of no object: a look at one word spares the others.
-fn is_used(record: &&[AtomicU64]) -> bool {
+fn is_used((_, record): &Numbered<'_>) -> bool {
     record[USED].load() == 1
 }
 
@@ -591,23 +736,53 @@ fn worker(words: &Words<'_>) -> Worker {
     }
 }
 
-/// What the record of a device says.
-fn device(words: &Words<'_>) -> Device {
-    macro_rules! at {
-        ($name:literal) => {
-            const { place(DeviceRecord::FIELDS, DeviceSettings::FIELDS, $name) }
-        };
+/// Where a word of a device's record is.
+macro_rules! device_at {
+    ($name:literal) => {
+        const { place(DeviceRecord::FIELDS, DeviceSettings::FIELDS, $name) }
+    };
+}
+
+impl Kept for Device {
+    type Key = u32;
+
+    const OTHERS: [usize; OTHERS] = [
+        device_at!("placed"),
+        device_at!("weight"),
+        device_at!("max_time_share"),
+        // There is no fourth one.
+        device_at!("placed"),
+    ];
+
+    fn of(words: &Words<'_>, mark: Mark) -> Self {
+        use device_at as at;
+        let get = |place| words.get(place);
+        Self {
+            id: get(at!("id")) as u32,
+            owner: get(at!("owner")) as i64,
+            comm: words.name(at!("comm")),
+            receive_backend: words.name(at!("receive_backend")),
+            transmit_backend: words.name(at!("transmit_backend")),
+            placed: get(at!("placed")) != 0,
+            weight: get(at!("weight")) as u32,
+            max_time_share: get(at!("max_time_share")) as u32,
+            mark,
+        }
     }
-    let get = |place| words.get(place);
-    Device {
-        id: get(at!("id")) as u32,
-        owner: get(at!("owner")) as i64,
-        comm: words.name(at!("comm")),
-        receive_backend: words.name(at!("receive_backend")),
-        transmit_backend: words.name(at!("transmit_backend")),
-        placed: get(at!("placed")) != 0,
-        weight: get(at!("weight")) as u32,
-        max_time_share: get(at!("max_time_share")) as u32,
+
+    fn mark(&self) -> &Mark {
+        &self.mark
+    }
+
+    fn key(&self) -> u32 {
+        self.id
+    }
+
+    fn new(id: u32) -> Self {
+        Self {
+            id,
+            ..Self::default()
+        }
     }
 }
 
@@ -618,54 +793,58 @@ macro_rules! virtqueue_at {
     };
 }
 
-/// Whether anything was counted in the record with this number.
-fn mark(words: &Words<'_>, record: usize) -> Mark {
-    Mark {
-        record,
-        generation: words.get(GENERATION),
-        sequence: words.get(COUNTERS),
-        kicks: words.get(virtqueue_at!("kicks")),
-        polls: words.get(virtqueue_at!("polls")),
+impl Kept for Virtqueue {
+    type Key = (u32, u32);
+
+    const OTHERS: [usize; OTHERS] = [
+        virtqueue_at!("mode"),
+        virtqueue_at!("home"),
+        virtqueue_at!("kicks"),
+        virtqueue_at!("polls"),
+    ];
+
+    fn of(words: &Words<'_>, mark: Mark) -> Self {
+        use virtqueue_at as at;
+        let get = |place| words.get(place);
+        Self {
+            device: get(at!("device")) as u32,
+            index: get(at!("index")) as u32,
+            worker: get(at!("worker")) as u32,
+            mode: get(at!("mode")),
+            home: get(at!("home")) != 0,
+            mark,
+            packets: get(at!("packets")),
+            bytes: get(at!("bytes")),
+            kicks: get(at!("kicks")),
+            interrupts: get(at!("interrupts")),
+            notif_works: get(at!("notif_works")),
+            poll_kicks: get(at!("poll_kicks")),
+            poll_empty: get(at!("poll_empty")),
+            served_time: get(at!("served_time")),
+            home_time: get(at!("home_time")),
+            home_works: get(at!("home_works")),
+            errors: get(at!("errors")),
+            drops: get(at!("drops")),
+            polled: get(at!("polled")) != 0,
+            pending_max: get(at!("pending")),
+            pending_average: get(at!("pending") + 1),
+        }
     }
-}
 
-/// What may change without anything being counted: the worker, the mode, and whether it is served at
-/// home.
-fn described(words: &Words<'_>) -> (u32, u64, bool) {
-    (
-        words.get(virtqueue_at!("worker")) as u32,
-        words.get(virtqueue_at!("mode")),
-        words.get(virtqueue_at!("home")) != 0,
-    )
-}
+    fn mark(&self) -> &Mark {
+        &self.mark
+    }
 
-/// What the record of a virtqueue says.
-fn virtqueue(words: &Words<'_>, mark: Mark) -> Virtqueue {
-    use virtqueue_at as at;
-    let get = |place| words.get(place);
-    let (worker, mode, home) = described(words);
-    Virtqueue {
-        device: get(at!("device")) as u32,
-        index: get(at!("index")) as u32,
-        worker,
-        mode,
-        home,
-        mark,
-        packets: get(at!("packets")),
-        bytes: get(at!("bytes")),
-        kicks: get(at!("kicks")),
-        interrupts: get(at!("interrupts")),
-        notif_works: get(at!("notif_works")),
-        poll_kicks: get(at!("poll_kicks")),
-        poll_empty: get(at!("poll_empty")),
-        served_time: get(at!("served_time")),
-        home_time: get(at!("home_time")),
-        home_works: get(at!("home_works")),
-        errors: get(at!("errors")),
-        drops: get(at!("drops")),
-        polled: get(at!("polled")) != 0,
-        pending_max: get(at!("pending")),
-        pending_average: get(at!("pending") + 1),
+    fn key(&self) -> (u32, u32) {
+        (self.device, self.index)
+    }
+
+    fn new((device, index): (u32, u32)) -> Self {
+        Self {
+            device,
+            index,
+            ..Self::default()
+        }
     }
 }
 

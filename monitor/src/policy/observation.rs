@@ -112,6 +112,11 @@ impl Device {
         })
     }
 
+    /// Whether nobody looked for work either.
+    pub fn is_still(&self) -> bool {
+        self.virtqueues.iter().all(Virtqueue::is_still)
+    }
+
     /// The time that was spent serving it.
     pub fn served(&self) -> u64 {
         self.virtqueues
@@ -164,6 +169,11 @@ impl Virtqueue {
             pending_max: 0,
             pending_average: 0,
         }
+    }
+
+    /// Whether nothing was done for it, nobody asked for it, and nobody looked.
+    pub fn is_still(&self) -> bool {
+        *self == Self::idle(self.id, self.place, self.poll)
     }
 }
 
