@@ -24,7 +24,7 @@ use super::price::Price;
 use super::regret::Regret;
 use super::service::Service;
 use super::trend::Trend;
-use super::trial::{Outcome, Trial};
+use super::trial::{Interval, Outcome, Trial};
 use serde::{Deserialize, Serialize};
 
 /// The thresholds.
@@ -198,10 +198,16 @@ impl Cores {
         let is_unknown = matches!(prices.get(now + 1), Some(Price::GuestsBusy { .. }))
             && forecast.is_fast
             && (cores == 0 || is_late);
-        let guests = observation.guest_cores().count() as u32;
-        let outcome = self.trial.step(cores, guests, forecast.packets, is_unknown);
-        if outcome == Outcome::NoFewer {
-            prices[..now].fill(Price::MovedLess);
+        let outcome = self.trial.step(Interval {
+            cores,
+            guests: observation.guest_cores().count() as u32,
+            packets: forecast.packets,
+            is_unknown,
+        });
+        if let Outcome::NoFewer(least) = outcome {
+            for price in prices.iter_mut().take(least as usize) {
+                *price = Price::MovedLess;
+            }
         }
         let costs: Vec<f64> = prices.iter().map(|price| price.value()).collect();
         self.prices = prices;
@@ -214,7 +220,7 @@ impl Cores {
                     reason,
                 });
             }
-            Outcome::Nothing | Outcome::NoFewer => (),
+            Outcome::Nothing | Outcome::NoFewer(_) => (),
         }
         let margins: Vec<f64> = (0..=most)
             .map(|number| self.margin(number, cores, &forecast))

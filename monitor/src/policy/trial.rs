@@ -9,17 +9,20 @@
 //! compared with what was moved before and after, so that a load that rises meanwhile does not pass
 //! for a gain. The core is kept if packets became more by a greater factor than cores of guests
 //! became fewer: each core that guests keep then gets more done than before, even if all that they do
-//! takes time for each packet.
+//! takes time for each packet. It stays as long as it moves enough, and is compared again now and then.
 
 /// Intervals of each of the three parts.
 const WINDOW: u32 = 10;
 /// Intervals after a core that was no gain until one is tried again, at least and at most.
 const REST: [u32; 2] = [100, 6400];
 /// A core that was a gain may go when fewer packets are moved than this part of what it moved, and fewer than
-/// without it: what is moved may be less for a while.
+/// without it.
 const LESS: f64 = 0.5;
-/// Intervals in a row for which that has to be so.
-const LESS_FOR: u32 = 3;
+/// The weight of a new interval in what is moved while it is kept: it may be less for a while.
+const NEW: f64 = 0.1;
+/// Intervals for which a core is kept until it is compared with none again, the first time, and at most. Guests
+/// that waited for packets may compute by then, or leave room for home threads.
+const REVIEW: [u32; 2] = [1000, 8000];
 
 /// Packets for each interval since a change.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,8 +48,26 @@ enum Phase {
     With { before: f64 },
     /// That core was given back.
     After { before: f64, with: f64 },
-    /// It was a gain. For so many intervals there were fewer packets than `least`.
-    Kept { least: f64, less_for: u32 },
+    /// It was a gain, and is one while no fewer packets than `least` are moved. What is moved lately, and
+    /// intervals until it is compared again.
+    Kept {
+        least: f64,
+        packets: f64,
+        review: u32,
+    },
+}
+
+/// What there was in an interval.
+#[derive(Clone, Copy, Debug)]
+pub struct Interval {
+    /// Cores for I/O.
+    pub cores: u32,
+    /// Cores that guests had.
+    pub guests: u32,
+    /// Packets that were moved.
+    pub packets: f64,
+    /// Whether it is not known what one core more would be worth.
+    pub is_unknown: bool,
 }
 
 /// What is to be done.
@@ -58,8 +79,8 @@ pub enum Outcome {
     Change(u32, String),
     /// The number of cores stays.
     Stay,
-    /// More cores are a question of what they cost, but fewer than there are now are out of the question.
-    NoFewer,
+    /// The number of cores is decided by what each costs, but fewer than so many are out of the question.
+    NoFewer(u32),
 }
 
 /// What is remembered from interval to interval.
@@ -73,6 +94,8 @@ pub struct Trial {
     rest: u32,
     /// Intervals to rest if the next one is no gain.
     next_rest: u32,
+    /// Intervals to keep it if the next one is.
+    next_review: u32,
 }
 
 impl Default for Trial {
@@ -83,14 +106,20 @@ impl Default for Trial {
             window: Window::default(),
             rest: 0,
             next_rest: REST[0],
+            next_review: REVIEW[0],
         }
     }
 }
 
 impl Trial {
-    /// Goes on by an interval with `cores` cores for I/O and `guests` for guests, in which so many
-    /// packets were moved. `is_unknown` says that it is not known what one more would be worth.
-    pub fn step(&mut self, cores: u32, guests: u32, packets: f64, is_unknown: bool) -> Outcome {
+    /// Goes on by an interval.
+    pub fn step(&mut self, interval: Interval) -> Outcome {
+        let Interval {
+            cores,
+            guests,
+            packets,
+            is_unknown,
+        } = interval;
         self.rest = self.rest.saturating_sub(1);
         let expected = match self.phase {
             Phase::Before => cores,
@@ -142,18 +171,38 @@ impl Trial {
                     return Outcome::Nothing;
                 }
                 self.next_rest = REST[0];
-                let least = best.min(LESS * with);
-                self.begin(Phase::Kept { least, less_for: 0 });
+                self.begin(Phase::Kept {
+                    least: best.min(LESS * with),
+                    packets: with,
+                    review: self.next_review,
+                });
+                self.next_review = (2 * self.next_review).min(REVIEW[1]);
                 Outcome::Change(self.without + 1, told(with, best))
             }
-            Phase::Kept { least, less_for } => {
-                let less_for = if packets < least { less_for + 1 } else { 0 };
-                if less_for >= LESS_FOR {
+            Phase::Kept {
+                least,
+                packets: lately,
+                review,
+            } => {
+                let packets = lately + NEW * (packets - lately);
+                if packets < least {
+                    self.next_review = REVIEW[0];
                     self.begin(Phase::Before);
                     return Outcome::Nothing;
                 }
-                self.phase = Phase::Kept { least, less_for };
-                Outcome::NoFewer
+                // With more cores than that one it is not this one that serves.
+                if review == 0 && cores == expected {
+                    let (before, with) = (0.0, packets);
+                    self.begin(Phase::After { before, with });
+                    let reason = "it is compared again what the core is worth";
+                    return Outcome::Change(self.without, reason.to_owned());
+                }
+                self.phase = Phase::Kept {
+                    least,
+                    packets,
+                    review: review.saturating_sub(1),
+                };
+                Outcome::NoFewer(self.without + 1)
             }
         }
     }
@@ -166,6 +215,7 @@ impl Trial {
     fn give_up(&mut self) {
         self.rest = self.next_rest;
         self.next_rest = (2 * self.next_rest).min(REST[1]);
+        self.next_review = REVIEW[0];
         self.begin(Phase::Before);
     }
 }
@@ -200,8 +250,13 @@ mod tests {
             let mut outcome = Outcome::Nothing;
             for _ in 0..intervals {
                 self.interval += 1;
-                let (cores, guests) = (self.cores, 8 - self.cores);
-                outcome = self.trial.step(cores, guests, packets(cores), cores == 0);
+                let cores = self.cores;
+                outcome = self.trial.step(Interval {
+                    cores,
+                    guests: 8 - cores,
+                    packets: packets(cores),
+                    is_unknown: cores == 0,
+                });
                 if let Outcome::Change(cores, reason) = &outcome {
                     assert!(!reason.is_empty());
                     self.cores = *cores;
@@ -220,12 +275,12 @@ mod tests {
     fn a_core_that_is_a_gain_is_compared_twice_and_kept() {
         let mut host = Host::default();
         let packets = |cores| if cores > 0 { 116.0 } else { 100.0 };
-        assert_eq!(host.go_on(200, packets), Outcome::NoFewer);
+        assert_eq!(host.go_on(200, packets), Outcome::NoFewer(1));
         assert_eq!(host.changes, [(10, 1), (20, 0), (30, 1)]);
-        // As long as there is about as much to do.
-        assert_eq!(host.go_on(2, |_| 57.0), Outcome::NoFewer);
-        assert_eq!(host.go_on(10, |_| 59.0), Outcome::NoFewer);
-        assert_eq!(host.go_on(3, |_| 57.0), Outcome::Nothing);
+        // As long as there is about as much to do, with intervals in which there is nothing.
+        assert_eq!(host.go_on(5, |_| 0.0), Outcome::NoFewer(1));
+        assert_eq!(host.go_on(50, |_| 59.0), Outcome::NoFewer(1));
+        assert_eq!(host.go_on(50, |_| 57.0), Outcome::Nothing);
         // What was worth it once is tried again at once.
         host.cores = 0;
         host.go_on(10, packets);
@@ -233,12 +288,41 @@ mod tests {
     }
 
     #[test]
+    fn a_core_goes_within_ten_intervals_when_nothing_is_moved() {
+        let mut host = Host::default();
+        host.go_on(40, |cores| if cores > 0 { 300.0 } else { 100.0 });
+        assert_eq!(host.go_on(10, |_| 0.0), Outcome::NoFewer(1));
+        assert_eq!(host.go_on(1, |_| 0.0), Outcome::Nothing);
+    }
+
+    #[test]
     fn a_core_that_still_moves_more_than_there_was_is_kept() {
         let mut host = Host::default();
         host.go_on(40, |cores| if cores > 0 { 300.0 } else { 100.0 });
         assert_eq!(host.cores(), [1, 0, 1]);
-        assert_eq!(host.go_on(20, |_| 101.0), Outcome::NoFewer);
-        assert_eq!(host.go_on(3, |_| 99.0), Outcome::Nothing);
+        assert_eq!(host.go_on(200, |_| 101.0), Outcome::NoFewer(1));
+        assert_eq!(host.go_on(200, |_| 99.0), Outcome::Nothing);
+    }
+
+    #[test]
+    fn a_core_that_is_kept_is_compared_again_more_and_more_seldom() {
+        let mut host = Host::default();
+        let packets = |cores| if cores > 0 { 300.0 } else { 100.0 };
+        host.go_on(100_000, packets);
+        assert_eq!(host.changes[..3], [(10, 1), (20, 0), (30, 1)]);
+        let again: Vec<u32> = host.changes[3..].iter().map(|(at, _)| *at).collect();
+        let kept: Vec<u32> = std::iter::once(30)
+            .chain(again.iter().skip(1).step_by(2).copied())
+            .zip(again.iter().step_by(2))
+            .map(|(from, to)| to - from - 1)
+            .collect();
+        assert_eq!(kept[..5], [1000, 2000, 4000, 8000, 8000]);
+        assert!(again
+            .chunks_exact(2)
+            .all(|pair| pair[1] - pair[0] == WINDOW));
+        // Where it is no gain any more it is given back.
+        host.go_on(10_000, |_| 300.0);
+        assert_eq!(host.cores, 0);
     }
 
     #[test]
@@ -269,7 +353,12 @@ mod tests {
         let mut trial = Trial::default();
         for interval in 0..100 {
             // Nine intervals in a row are not enough.
-            let outcome = trial.step(0, 8, 100.0, interval % 10 != 0);
+            let outcome = trial.step(Interval {
+                cores: 0,
+                guests: 8,
+                packets: 100.0,
+                is_unknown: interval % 10 != 0,
+            });
             assert_eq!(outcome, Outcome::Nothing);
         }
     }
@@ -287,12 +376,13 @@ mod tests {
     }
 
     #[test]
-    fn more_cores_than_were_a_gain_are_left_alone() {
+    fn cores_beyond_the_one_that_was_a_gain_may_go() {
         let mut host = Host::default();
         let packets = |cores| if cores > 0 { 200.0 } else { 100.0 };
         host.go_on(40, packets);
         host.cores = 2;
-        assert_eq!(host.go_on(10, packets), Outcome::NoFewer);
-        assert_eq!(host.cores, 2);
+        assert_eq!(host.go_on(10, packets), Outcome::NoFewer(1));
+        host.cores = 1;
+        assert_eq!(host.go_on(10, packets), Outcome::NoFewer(1));
     }
 }
