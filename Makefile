@@ -112,7 +112,7 @@ bench: setup ## measure the module beside the kernel's vhost_net: TIER="t1 t2 t4
 	@$(MAKE) --no-print-directory modules FLAVOUR=plain
 	@[[ '$(TIER)' != *t[45]* ]] || $(MAKE) --no-print-directory modules FLAVOUR=uml
 	@$(environment); cargo build --release -p vhost-iocm-bench -p vhost-iocm-selftests
-	@[[ '$(TIER)' != *t4* ]] || { $(environment); tests/guests/image; }
+	@[[ '$(TIER)' != *t4* ]] || { $(environment); tests/guests/image && tests/bench/services; }
 	@mkdir -p build/bench
 	@tests/bench/tiers '$(TIER)' $(SUITE) | tee build/bench/log | target/release/bench collect build/bench/results.json
 bench-check: override TIER = t1

@@ -5,6 +5,7 @@ mod bare;
 mod counts;
 mod crowd;
 mod drop_all;
+mod mqtt;
 mod pairs;
 mod processes;
 mod rates;
@@ -56,6 +57,8 @@ enum Command {
         #[arg(long, ignore_case = true)]
         tier: Tier,
     },
+    /// Load MQTT brokers, and print how many messages came back in a second.
+    Mqtt(mqtt::Load),
     /// Collect the records among the lines of the standard input into a file, and show the ratios.
     Collect {
         /// The file.
@@ -103,6 +106,10 @@ fn run(command: Command) -> Result<()> {
             print(&records)
         }
         Command::Compare { tier } => print(&samples::compare(tier, std::io::stdin().lock())?),
+        Command::Mqtt(load) => {
+            println!("{:.1}", mqtt::run(&load)?);
+            Ok(())
+        }
         Command::Collect { results } => results::collect(std::io::stdin().lock(), &results),
         Command::Check { results, baseline } => results::check(&results, &baseline),
     }
