@@ -11,6 +11,7 @@ use vhost_iocm_selftests::cpu;
 
 use crate::bare;
 use crate::crowd;
+use crate::operations;
 use crate::pairs::{self, Wanted};
 use crate::record::{Record, Tier};
 use crate::subject::{Module, Subjects};
@@ -32,6 +33,7 @@ pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
     )?;
     records.extend(bare::run(wanted)?);
     records.extend(crowd::run(subjects, wanted)?);
+    records.extend(operations::run(subjects, wanted)?);
     Ok(records)
 }
 

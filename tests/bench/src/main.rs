@@ -6,7 +6,9 @@ mod counts;
 mod crowd;
 mod drop_all;
 mod mqtt;
+mod operations;
 mod pairs;
+mod plot;
 mod processes;
 mod rates;
 mod record;
@@ -64,6 +66,13 @@ enum Command {
         /// The file.
         results: PathBuf,
     },
+    /// Draw the ratios, those of each tier into a file of its own.
+    Plot {
+        /// The records.
+        results: PathBuf,
+        /// Where the pictures go.
+        directory: PathBuf,
+    },
     /// Fail if a ratio of the results is more than 1 % above that of the baseline.
     Check {
         /// What was measured.
@@ -111,6 +120,7 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Collect { results } => results::collect(std::io::stdin().lock(), &results),
+        Command::Plot { results, directory } => plot::draw(&results, &directory),
         Command::Check { results, baseline } => results::check(&results, &baseline),
     }
 }

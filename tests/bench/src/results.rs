@@ -55,7 +55,8 @@ pub fn check(results: &Path, baseline: &Path) -> Result<()> {
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Vec<Record>> {
+/// The records of a file.
+pub fn read(path: &Path) -> Result<Vec<Record>> {
     let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("{} has no records", path.display()))
 }
