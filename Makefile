@@ -115,6 +115,7 @@ bench: setup ## measure the module beside the kernel's vhost_net: TIER="t1 t2 t4
 	@[[ '$(TIER)' != *t4* ]] || { $(environment); tests/guests/image && tests/bench/services; }
 	@mkdir -p build/bench
 	@tests/bench/tiers '$(TIER)' $(SUITE) | tee build/bench/log | target/release/bench collect build/bench/results.json
+	@rm -f build/bench/*.svg
 	@target/release/bench plot build/bench/results.json build/bench
 bench-check: override TIER = t1
 bench-check: override SUITE = insns_per

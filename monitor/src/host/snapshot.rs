@@ -436,9 +436,9 @@ impl Reader {
         Ok(snapshot)
     }
 
-    /// Makes a snapshot of this reader say what there is now, and says what has changed. Devices and
-    /// virtqueues whose records have not changed are not even touched: most do nothing most of the time, and
-    /// after a sleep it is touching memory that takes time.
+    /// Makes a snapshot of this reader say what there is now, and says what has changed. Of devices
+    /// and virtqueues whose records have not changed nothing but the marks is touched: most do nothing most of
+    /// the time, and after a sleep it is touching memory that takes time.
     ///
     /// # Errors
     ///

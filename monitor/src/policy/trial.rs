@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_core_goes_within_ten_intervals_when_nothing_is_moved() {
+    fn a_core_that_moved_three_times_as_much_goes_eleven_intervals_after_the_last_packet() {
         let mut host = Host::default();
         host.go_on(40, |cores| if cores > 0 { 300.0 } else { 100.0 });
         assert_eq!(host.go_on(10, |_| 0.0), Outcome::NoFewer(1));

@@ -12,22 +12,19 @@ use tokio::task::JoinSet;
 
 /// Bytes of a message.
 const SIZE: usize = 64;
+/// Connections with each broker.
+const CONNECTIONS: usize = 20;
+/// Until messages are counted, once all connections are there.
+const SETTLE: Duration = Duration::from_secs(1);
+/// After so long connections that are not there have failed, and a message is lost.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What to do.
 #[derive(Args)]
 pub struct Load {
-    /// Connections with each broker.
-    #[arg(long, default_value_t = 20)]
-    connections: usize,
-    /// Seconds until messages are counted, once all connections are there.
-    #[arg(long, default_value_t = 1)]
-    settle: u64,
-    /// Seconds for which they are counted.
-    #[arg(long, default_value_t = 2)]
+    /// Seconds for which messages are counted.
+    #[arg(long)]
     window: u64,
-    /// Seconds after which connections that are not there have failed, and a message is lost.
-    #[arg(long, default_value_t = 120)]
-    patience: u64,
     /// The brokers.
     #[arg(required = true)]
     brokers: Vec<SocketAddr>,
@@ -57,20 +54,19 @@ pub fn run(load: &Load) -> Result<f64> {
 }
 
 async fn drive(load: &Load) -> Result<f64> {
-    let patience = Duration::from_secs(load.patience);
     let (tell, phase) = watch::channel(Phase::Settle);
     let mut opened = JoinSet::new();
     for (number, broker) in load.brokers.iter().enumerate() {
-        for connection in 0..load.connections {
+        for connection in 0..CONNECTIONS {
             let name = format!("c{number}.{connection}");
-            opened.spawn(Connection::open(name, *broker, patience));
+            opened.spawn(Connection::open(name, *broker));
         }
     }
     let mut counts = JoinSet::new();
     for connection in opened.join_all().await {
-        counts.spawn(connection?.exchange(phase.clone(), patience));
+        counts.spawn(connection?.exchange(phase.clone()));
     }
-    tokio::time::sleep(Duration::from_secs(load.settle)).await;
+    tokio::time::sleep(SETTLE).await;
     tell.send_replace(Phase::Count);
     let start = Instant::now();
     tokio::time::sleep(Duration::from_secs(load.window)).await;
@@ -92,14 +88,14 @@ struct Connection {
 
 impl Connection {
     /// Connects and subscribes.
-    async fn open(name: String, broker: SocketAddr, patience: Duration) -> Result<Self> {
+    async fn open(name: String, broker: SocketAddr) -> Result<Self> {
         let mut options = MqttOptions::new(&name, broker.ip().to_string(), broker.port());
         // Nobody is cut off because his broker had no processor for a while.
-        options.set_keep_alive(patience);
+        options.set_keep_alive(PATIENCE);
         let (client, mut events) = AsyncClient::new(options, 4);
         let mut network = events.network_options();
         network.set_tcp_nodelay(true);
-        network.set_connection_timeout(patience.as_secs());
+        network.set_connection_timeout(PATIENCE.as_secs());
         events.set_network_options(network);
         let topic = format!("load/{name}");
         client.subscribe(&topic, QoS::AtMostOnce).await?;
@@ -107,7 +103,7 @@ impl Connection {
             while !matches!(events.poll().await?, Event::Incoming(Incoming::SubAck(_))) {}
             Ok::<_, anyhow::Error>(())
         };
-        tokio::time::timeout(patience, subscribed)
+        tokio::time::timeout(PATIENCE, subscribed)
             .await
             .with_context(|| format!("{broker} does not answer"))?
             .with_context(|| format!("cannot subscribe at {broker}"))?;
@@ -119,12 +115,12 @@ impl Connection {
     }
 
     /// Exchanges messages until the end; returns how many came back while they were counted.
-    async fn exchange(mut self, phase: watch::Receiver<Phase>, patience: Duration) -> Result<u64> {
+    async fn exchange(mut self, phase: watch::Receiver<Phase>) -> Result<u64> {
         let mut sent = 0u64;
         let mut count = 0;
         self.publish(sent).await?;
         loop {
-            let event = tokio::time::timeout(patience, self.events.poll())
+            let event = tokio::time::timeout(PATIENCE, self.events.poll())
                 .await
                 .with_context(|| format!("{}: message {sent} is lost", self.topic))??;
             let Event::Incoming(Incoming::Publish(message)) = event else {

@@ -71,7 +71,7 @@ impl Host {
         Ok(())
     }
 
-    /// A look at a polled virtqueue that has nothing, with what the worker does around it.
+    /// A look at a polled virtqueue that has nothing, as the worker accounts for it.
     fn empty_poll(&mut self) -> Result<f64> {
         let worker = format!("worker/{}", self.workers[0]);
         let control = &self.control;
