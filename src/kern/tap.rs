@@ -340,6 +340,12 @@ impl Receiver {
         unsafe { shim::iocm_entries_has_ring(self.entries.entries.as_ptr()) }
     }
 
+    /// Whether the next packet cannot be given back to the socket: it is lost with this object.
+    pub fn has_copy(&self) -> bool {
+        // SAFETY: By the type invariant the entries are valid.
+        unsafe { shim::iocm_entries_has_copy(self.entries.entries.as_ptr()) }
+    }
+
     /// Receives the packet that was peeked at into `segments` of `memory`, from `skip` bytes on.
     /// `len` is its length with the socket's header, into which the number of `buffers` is written
     /// unless it is 0. Unless the packet is not to be kept, it is received only if the segments can be

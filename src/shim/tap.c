@@ -16,6 +16,7 @@
 #include <linux/seq_file.h>
 #include <linux/skb_array.h>
 #include <linux/slab.h>
+#include <linux/unaligned.h>
 #include <linux/virtio_net.h>
 #include <net/sock.h>
 #include <net/xdp.h>
@@ -309,16 +310,28 @@ int iocm_frames_send(struct iocm_frames *frames, struct socket *sock)
 }
 
 /*
+ * A packet of up to so many bytes, with its header, is copied twice: out of the socket into
+ * memory of ours, and from there into the buffers. That is one access to memory of user space where the
+ * socket makes one for each part of a packet, and ours two besides.
+ */
+#define IOCM_COPYBREAK 256
+
+/*
  * Packets that were taken from the ring of a tun or tap and not yet received. The one that is being
- * received is kept until it has arrived, so that it can be received again; frames that were
- * redirected to the tap cannot be kept.
+ * received is kept until it has arrived, so that it can be received again: as a copy if it is short,
+ * else by a reference to it. Longer frames that were redirected to the tap cannot be kept.
  */
 struct iocm_entries {
 	struct ptr_ring *ring;
 	unsigned int head;
 	unsigned int tail;
 	struct sk_buff *kept;
+	/* The length that was told of the next packet, without any header. */
+	unsigned int peeked;
+	/* Bytes of @copy, which has the next packet then, or 0. */
+	unsigned int copied;
 	void *entries[IOCM_BATCH];
+	u8 copy[IOCM_COPYBREAK];
 };
 
 struct iocm_entries *iocm_entries_alloc(void)
@@ -342,7 +355,10 @@ void iocm_entries_attach(struct iocm_entries *entries, struct socket *sock)
 	entries->ring = IS_ERR(ring) ? NULL : ring;
 }
 
-/* Gives what was taken and not received back to the ring, for the next to attach. */
+/*
+ * Gives what was taken and not received back to the ring, for the next to attach. A packet of which
+ * there is only a copy is lost.
+ */
 void iocm_entries_detach(struct iocm_entries *entries)
 {
 	if (entries->ring && entries->head != entries->tail)
@@ -350,6 +366,7 @@ void iocm_entries_detach(struct iocm_entries *entries)
 				   entries->tail - entries->head, tun_ptr_free);
 	entries->head = 0;
 	entries->tail = 0;
+	entries->copied = 0;
 	entries->ring = NULL;
 }
 
@@ -387,16 +404,20 @@ size_t iocm_entries_peek(struct iocm_entries *entries, struct socket *sock)
 {
 	if (unlikely(!entries->ring))
 		return peek_queue(&sock->sk->sk_receive_queue);
+	if (unlikely(entries->copied))
+		return entries->peeked;
 	if (unlikely(entries->head == entries->tail) && !refill(entries))
 		return 0;
-	return entry_len(entries->entries[entries->head]);
+	entries->peeked = entry_len(entries->entries[entries->head]);
+	return entries->peeked;
 }
 
 /* Whether a packet waits. Only the receiver itself may ask. */
 bool iocm_entries_ready(struct iocm_entries *entries, struct socket *sock)
 {
 	if (entries->ring)
-		return entries->head != entries->tail || !__ptr_ring_empty(entries->ring);
+		return entries->copied || entries->head != entries->tail ||
+		       !__ptr_ring_empty(entries->ring);
 	return !skb_queue_empty_lockless(&sock->sk->sk_receive_queue);
 }
 
@@ -417,17 +438,26 @@ bool iocm_entries_has_ring(const struct iocm_entries *entries)
 	return entries->ring;
 }
 
+/* Whether the next packet is a copy, which cannot be given back to the socket. */
+bool iocm_entries_has_copy(const struct iocm_entries *entries)
+{
+	return entries->copied;
+}
+
 /* What was received last has arrived. */
 void iocm_entries_complete(struct iocm_entries *entries)
 {
 	if (entries->kept)
 		consume_skb(entries->kept);
 	entries->kept = NULL;
+	entries->copied = 0;
 }
 
 /* What was received last did not arrive, and is the next one again if it was kept. */
 bool iocm_entries_take_back(struct iocm_entries *entries)
 {
+	if (entries->copied)
+		return true;
 	if (!entries->kept)
 		return false;
 	entries->entries[--entries->head] = entries->kept;
@@ -435,25 +465,70 @@ bool iocm_entries_take_back(struct iocm_entries *entries)
 	return true;
 }
 
-/* Says how many @buffers a packet fills, behind the part of the header that all drivers have. */
+/* Where the number of buffers is in the header that all drivers of today have. */
+#define IOCM_BUFFERS_OFFSET offsetof(struct virtio_net_hdr_mrg_rxbuf, num_buffers)
+
+/* Says how many @buffers a packet fills. */
 static int put_buffers(const struct iovec *segments, unsigned int count, u16 buffers)
 {
-	size_t offset = offsetof(struct virtio_net_hdr_mrg_rxbuf, num_buffers);
 	__le16 value = cpu_to_le16(buffers);
 
-	if (likely(count && segments->iov_len >= offset + sizeof(value)))
-		return put_user(value, (__le16 __user *)(segments->iov_base + offset));
-	return iocm_copy_to_segments(segments, count, offset, &value, sizeof(value));
+	if (likely(count && segments->iov_len >= IOCM_BUFFERS_OFFSET + sizeof(value)))
+		return put_user(value, (__le16 __user *)(segments->iov_base + IOCM_BUFFERS_OFFSET));
+	return iocm_copy_to_segments(segments, count, IOCM_BUFFERS_OFFSET, &value, sizeof(value));
 }
 
-/*
- * Receives the packet that was peeked at into @segments, from @skip bytes on. @len is its length with
- * the socket's header, into which the number of @buffers is written unless it is 0. Returns 0 when all of
- * it was written; -EFAULT when it was not, and the packet is the next one again; -EIO when it is lost.
- */
-int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
-			 const struct iovec *segments, unsigned int count, size_t skip, size_t len,
-			 u16 buffers, enum iocm_keep keep)
+/* Copies the next packet of the socket, which is short, unless that was done before. */
+static bool copy_packet(struct iocm_entries *entries, struct socket *sock, size_t len)
+{
+	struct msghdr msg = { .msg_flags = MSG_DONTWAIT };
+	struct kvec whole = { .iov_base = entries->copy, .iov_len = len };
+
+	/* The header may have become another one since. */
+	if (unlikely(entries->copied))
+		return entries->copied == len;
+
+	iov_iter_kvec(&msg.msg_iter, ITER_DEST, &whole, 1, len);
+	if (receive(entries, sock, &msg, len) != len || iov_iter_count(&msg.msg_iter))
+		return false;
+	entries->copied = len;
+	return true;
+}
+
+/* As iocm_entries_receive(), for a packet that is copied first. */
+static noinline int receive_short(struct iocm_entries *entries, struct socket *sock,
+				  const struct iovec *segments, unsigned int count, size_t skip,
+				  size_t len, u16 buffers, enum iocm_keep keep)
+{
+	struct iovec whole;
+	int err = -EIO;
+
+	if (unlikely(!copy_packet(entries, sock, len)))
+		goto done;
+	if (buffers)
+		put_unaligned_le16(buffers, entries->copy + IOCM_BUFFERS_OFFSET);
+
+	segments = join(segments, &count, skip + len, &whole);
+	if (likely(segments->iov_len >= skip + len))
+		err = copy_to_user(segments->iov_base + skip, entries->copy, len);
+	else
+		err = iocm_copy_to_segments(segments, count, skip, entries->copy, len);
+	if (unlikely(err)) {
+		if (keep != IOCM_KEEP_NOT)
+			return -EFAULT;
+		err = -EIO;
+	} else if (keep == IOCM_KEEP_UNTIL_COMPLETED) {
+		return 0;
+	}
+done:
+	iocm_entries_complete(entries);
+	return err;
+}
+
+/* As iocm_entries_receive(), for a packet that is written by the socket itself. */
+static noinline int receive_long(struct iocm_entries *entries, struct socket *sock,
+				 const struct iovec *segments, unsigned int count, size_t skip,
+				 size_t len, u16 buffers, enum iocm_keep keep)
 {
 	struct msghdr msg = { .msg_flags = MSG_DONTWAIT };
 	struct iovec whole;
@@ -487,12 +562,30 @@ int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
 	return -EIO;
 }
 
+/*
+ * Receives the packet that was peeked at into @segments, from @skip bytes on. @len is its length with
+ * the socket's header, into which the number of @buffers is written unless it is 0. Returns 0 when all of
+ * it was written; -EFAULT when it was not, and the packet is the next one again; -EIO when it is lost.
+ */
+int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
+			 const struct iovec *segments, unsigned int count, size_t skip, size_t len,
+			 u16 buffers, enum iocm_keep keep)
+{
+	if (entries->ring && len <= IOCM_COPYBREAK)
+		return receive_short(entries, sock, segments, count, skip, len, buffers, keep);
+	return receive_long(entries, sock, segments, count, skip, len, buffers, keep);
+}
+
 /* Drops the packet that was peeked at, truncating it to one byte of @segment. */
 int iocm_entries_drop(struct iocm_entries *entries, struct socket *sock,
 		      const struct iovec *segment)
 {
 	struct msghdr msg = { .msg_flags = MSG_DONTWAIT };
 
+	if (entries->copied) {
+		iocm_entries_complete(entries);
+		return 0;
+	}
 	iov_iter_init(&msg.msg_iter, ITER_DEST, segment, 1, 1);
 	return receive(entries, sock, &msg, 1);
 }

@@ -616,7 +616,7 @@ impl Device {
         let old = self.hold(index).take_backend();
         let (name, shared) = match backend {
             None => {
-                drop(old);
+                self.give_up(index, old);
                 (None, false)
             }
             Some((backend, name)) => {
@@ -652,7 +652,7 @@ impl Device {
                 }
                 let shared = backend.end.is_sharable();
                 self.install(index, ring, Some(backend));
-                drop(old);
+                self.give_up(index, old);
                 (Some(name), shared)
             }
         };
@@ -667,6 +667,20 @@ impl Device {
         match &self.hold(index).backend {
             Some(backend) => backend.end.socket() == socket,
             None => false,
+        }
+    }
+
+    /// Drops a backend that was taken away, and counts what is lost with it.
+    fn give_up(&self, index: usize, backend: Option<Backend>) {
+        let drops = backend.map_or(0, |backend| backend.end.lost());
+        if drops > 0 {
+            self.note(
+                index,
+                &Tally {
+                    drops,
+                    ..Tally::default()
+                },
+            );
         }
     }
 

@@ -405,6 +405,14 @@ impl End {
             Self::Transmit(_) => true,
         }
     }
+
+    /// Packets that are lost when this is dropped.
+    pub fn lost(&self) -> u64 {
+        match self {
+            Self::Receive(receiver) => receiver.has_copy().into(),
+            Self::Transmit(_) => 0,
+        }
+    }
 }
 
 /// Where the packets of a virtqueue come from or go to.

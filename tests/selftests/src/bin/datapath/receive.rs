@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{ensure, Result};
 use vhost_iocm_selftests::control::Control;
 use vhost_iocm_selftests::counters::Counters;
-use vhost_iocm_selftests::device::{EVENT_IDX, MRG_RXBUF, VERSION_1};
+use vhost_iocm_selftests::device::{DEVICE_HEADER, EVENT_IDX, MRG_RXBUF, VERSION_1};
 use vhost_iocm_selftests::frame;
 use vhost_iocm_selftests::ktap::Suite;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
@@ -63,10 +63,32 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
         move || single_buffers(options),
     );
 
-    suite.case(
-        "packets arrive although the memory of their buffers was given up",
-        move || missing_buffers(options),
-    );
+    let features = NicOptions::default().features;
+    for (name, length, nic) in [
+        ("short", frame::MINIMUM, NicOptions::default()),
+        (
+            "short, in one piece with its header",
+            frame::MINIMUM,
+            NicOptions {
+                segments: 1,
+                ..NicOptions::default()
+            },
+        ),
+        (
+            "short, with a header of the device's",
+            frame::MINIMUM,
+            NicOptions {
+                features: features | DEVICE_HEADER,
+                ..NicOptions::default()
+            },
+        ),
+        ("long", 1514, NicOptions::default()),
+    ] {
+        suite.case(
+            format!("packets arrive although the memory of their buffers was given up ({name})"),
+            move || missing_buffers(options, length, nic.clone()),
+        );
+    }
 
     suite.case(
         "packets that wait in a stopped device arrive when it starts",
@@ -95,16 +117,17 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
     );
 }
 
-/// The memory of buffers that the device has is given up, all but that of headers, again and again. The
-/// tap counts each packet once, although it has to be received by who may wait for memory.
-fn missing_buffers(options: &Options) -> Result<()> {
+/// The memory of buffers that the device has is given up again and again, all but that of headers in pages of
+/// their own. The tap counts each packet, of `length` bytes, once, although it has to be received by who may wait
+/// for memory.
+fn missing_buffers(options: &Options, length: usize, nic: NicOptions) -> Result<()> {
     const ROUNDS: u64 = 3;
     /// Packets for which no memory is missing.
     const SETTLED: u64 = 300;
     const BURST: u64 = 100;
     let nic = NicOptions {
         pages_apart: true,
-        ..NicOptions::default()
+        ..nic
     };
     let mut nic = Nic::new(&options.node, nic)?;
     nic.touch_buffers()?;
@@ -123,7 +146,7 @@ fn missing_buffers(options: &Options) -> Result<()> {
     let mut sent = 0;
     let mut pass = |nic: &mut Nic, burst: u64| -> Result<()> {
         for _ in 0..burst {
-            let frame = frame::encode(2, sent, frame::MINIMUM);
+            let frame = frame::encode(2, sent, length);
             ensure!(wire.send(&frame)?, "the wire is full");
             sent += 1;
         }
