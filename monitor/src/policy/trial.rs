@@ -20,6 +20,10 @@ const REST: [u32; 2] = [100, 6400];
 const LESS: f64 = 0.5;
 /// The weight of a new interval in what is moved while it is kept: it may be less for a while.
 const NEW: f64 = 0.1;
+/// Packets are next to none when they are fewer than this part of those that a core has to move.
+const NONE: f64 = 0.1;
+/// After so many intervals with next to none a core goes however much it had moved before.
+const LULL: u32 = 7;
 /// Intervals for which a core is kept until it is compared with none again, the first time, and at most. Guests
 /// that waited for packets may compute by then, or leave room for home threads.
 const REVIEW: [u32; 2] = [1000, 8000];
@@ -48,11 +52,12 @@ enum Phase {
     With { before: f64 },
     /// That core was given back.
     After { before: f64, with: f64 },
-    /// It was a gain, and is one while no fewer packets than `least` are moved. What is moved lately, and
-    /// intervals until it is compared again.
+    /// It was a gain, and is one while no fewer packets than `least` are moved. What is moved lately,
+    /// intervals in a row with next to none, and intervals until it is compared again.
     Kept {
         least: f64,
         packets: f64,
+        lull: u32,
         review: u32,
     },
 }
@@ -174,6 +179,7 @@ impl Trial {
                 self.begin(Phase::Kept {
                     least: best.min(LESS * with),
                     packets: with,
+                    lull: 0,
                     review: self.next_review,
                 });
                 self.next_review = (2 * self.next_review).min(REVIEW[1]);
@@ -182,10 +188,12 @@ impl Trial {
             Phase::Kept {
                 least,
                 packets: lately,
+                lull,
                 review,
             } => {
+                let lull = if packets < NONE * least { lull + 1 } else { 0 };
                 let packets = lately + NEW * (packets - lately);
-                if packets < least {
+                if packets < least || lull >= LULL {
                     self.next_review = REVIEW[0];
                     self.begin(Phase::Before);
                     return Outcome::Nothing;
@@ -200,6 +208,7 @@ impl Trial {
                 self.phase = Phase::Kept {
                     least,
                     packets,
+                    lull,
                     review: review.saturating_sub(1),
                 };
                 Outcome::NoFewer(self.without + 1)
@@ -288,11 +297,23 @@ mod tests {
     }
 
     #[test]
-    fn a_core_that_moved_three_times_as_much_goes_eleven_intervals_after_the_last_packet() {
+    fn a_core_goes_seven_intervals_after_the_last_packet_whatever_it_moved() {
+        for with in [116.0, 200.0, 300.0, 1000.0, 1e6] {
+            let mut host = Host::default();
+            host.go_on(40, |cores| if cores > 0 { with } else { 100.0 });
+            assert_eq!(host.go_on(6, |_| 0.0), Outcome::NoFewer(1), "{with}");
+            assert_eq!(host.go_on(1, |_| 0.0), Outcome::Nothing, "{with}");
+        }
+    }
+
+    #[test]
+    fn a_core_outlasts_lulls_that_end_in_time() {
         let mut host = Host::default();
         host.go_on(40, |cores| if cores > 0 { 300.0 } else { 100.0 });
-        assert_eq!(host.go_on(10, |_| 0.0), Outcome::NoFewer(1));
-        assert_eq!(host.go_on(1, |_| 0.0), Outcome::Nothing);
+        for _ in 0..20 {
+            assert_eq!(host.go_on(6, |_| 1.0), Outcome::NoFewer(1));
+            assert_eq!(host.go_on(6, |_| 500.0), Outcome::NoFewer(1));
+        }
     }
 
     #[test]
