@@ -198,9 +198,11 @@ impl Frames {
         if self.count >= BATCH {
             return Err(FrameError::TooLarge);
         }
+        let mut header = core::ptr::null_mut();
         // SAFETY: The batch and the socket are valid, and there is room for a frame; the segments have
-        // the layout of `struct iovec` and point to what is reached as user memory only.
-        let header = from_err_ptr(unsafe {
+        // the layout of `struct iovec` and point to what is reached as user memory only; the last
+        // argument is valid for writes.
+        let error = unsafe {
             shim::iocm_frames_add(
                 self.frames.as_ptr(),
                 socket.as_ptr(),
@@ -209,17 +211,18 @@ impl Frames {
                 skip,
                 len,
                 header_len,
+                &mut header,
             )
-        });
-        let header: *mut vnet::Header = match header {
-            Ok(header) => header.cast(),
-            Err(error) if error == ENOSPC => return Err(FrameError::TooLarge),
-            Err(error) if error == EFAULT => return Err(FrameError::Fault),
-            Err(_) => return Err(FrameError::Dropped),
         };
-        // SAFETY: What was returned is the start of a frame, where there is padding that the longest
+        match error {
+            0 => (),
+            _ if error == ENOSPC.to_errno() => return Err(FrameError::TooLarge),
+            _ if error == EFAULT.to_errno() => return Err(FrameError::Fault),
+            _ => return Err(FrameError::Dropped),
+        }
+        // SAFETY: What was written is the start of a frame, where there is padding that the longest
         // header fits into, and nobody else has the frame yet.
-        let header = unsafe { &mut *header };
+        let header = unsafe { &mut *header.cast::<vnet::Header>() };
         match vnet::checked_hdr_len(header, len) {
             Ok(None) => (),
             Ok(Some(hdr_len)) => vnet::set_hdr_len(header, hdr_len),

@@ -33,9 +33,9 @@ int iocm_socket_send(struct socket *sock, const struct iovec *segments, unsigned
 
 struct iocm_frames *iocm_frames_alloc(void);
 void iocm_frames_free(struct iocm_frames *frames);
-void *iocm_frames_add(struct iocm_frames *frames, struct socket *sock,
-		      const struct iovec *segments, unsigned int count, size_t skip, size_t len,
-		      size_t header_len);
+int iocm_frames_add(struct iocm_frames *frames, struct socket *sock,
+		    const struct iovec *segments, unsigned int count, size_t skip, size_t len,
+		    size_t header_len, void **header);
 void iocm_frames_drop_last(struct iocm_frames *frames);
 int iocm_frames_send(struct iocm_frames *frames, struct socket *sock);
 

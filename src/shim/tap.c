@@ -205,10 +205,13 @@ void iocm_frames_free(struct iocm_frames *frames)
 	kfree(frames);
 }
 
-/* Copies @len bytes of @segments, from @skip bytes on. */
+/* Copies @len bytes of @segments, from @skip bytes on, of which most packets need one. */
 static bool copy_segments(void *to, const struct iovec *segments, unsigned int count, size_t skip,
 			  size_t len)
 {
+	if (likely(count && skip + len <= segments->iov_len))
+		return !copy_from_user(to, segments->iov_base + skip, len);
+
 	for (; count && len; segments++, count--) {
 		size_t left = segments->iov_len, now;
 
@@ -228,13 +231,13 @@ static bool copy_segments(void *to, const struct iovec *segments, unsigned int c
 
 /*
  * Adds a packet of @len bytes to the batch, its first @header_len being the virtio header for the
- * socket. Returns the copy of the header at the start of the frame, where tun and tap look at it, or an
- * error: -ENOSPC for a packet that is too large for a frame, -ENOMEM, -EFAULT. The caller sends before
- * there are more than IOCM_BATCH.
+ * socket. Returns 0, and in @header the copy of the header at the start of the frame, where tun and tap
+ * look at it; or -ENOSPC for a packet that is too large for a frame, -ENOMEM, -EFAULT. The caller sends
+ * before there are more than IOCM_BATCH.
  */
-void *iocm_frames_add(struct iocm_frames *frames, struct socket *sock,
-		      const struct iovec *segments, unsigned int count, size_t skip, size_t len,
-		      size_t header_len)
+int iocm_frames_add(struct iocm_frames *frames, struct socket *sock,
+		    const struct iovec *segments, unsigned int count, size_t skip, size_t len,
+		    size_t header_len, void **header)
 {
 	unsigned int headroom = sock_flag(sock->sk, SOCK_XDP) ? XDP_PACKET_HEADROOM : 0;
 	unsigned int tail = SKB_DATA_ALIGN(sizeof(struct skb_shared_info));
@@ -245,18 +248,18 @@ void *iocm_frames_add(struct iocm_frames *frames, struct socket *sock,
 	void *buffer;
 
 	if (len > PAGE_SIZE || SKB_DATA_ALIGN(len + pad) + tail > PAGE_SIZE)
-		return ERR_PTR(-ENOSPC);
+		return -ENOSPC;
 
 	size = SKB_DATA_ALIGN(len + pad) + tail;
 	buffer = page_frag_alloc_align(&frames->cache, size, GFP_KERNEL | __GFP_NOWARN,
 				       SMP_CACHE_BYTES);
 	if (unlikely(!buffer))
-		return ERR_PTR(-ENOMEM);
+		return -ENOMEM;
 
 	segments = join(segments, &count, skip + len, &whole);
 	if (unlikely(!copy_segments(buffer + pad - header_len, segments, count, skip, len))) {
 		page_frag_free(buffer);
-		return ERR_PTR(-EFAULT);
+		return -EFAULT;
 	}
 
 	/*
@@ -271,7 +274,8 @@ void *iocm_frames_add(struct iocm_frames *frames, struct socket *sock,
 	xdp_init_buff(frame, size, NULL);
 	xdp_prepare_buff(frame, buffer, pad, len - header_len, true);
 	frames->count++;
-	return buffer;
+	*header = buffer;
+	return 0;
 }
 
 /* Takes the frame that was added last out of the batch. */
