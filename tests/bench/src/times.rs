@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Time for each packet in User Mode Linux, whose code runs on the machine's own processors (tier T5).
 //!
-//! A batch waits until it is complete, and is then served in one go: what is timed is from the kick until the
-//! driver, which does nothing but look, sees the last packet. It is so long that the serving thread is
-//! saturated: waking up is shared by all of its packets. Driver and serving thread have a processor each. Kernel and user space of User Mode Linux are processes of its host: a system call is no trap
-//! but a switch of processes, and guest memory is reached through its own page tables, so what is far from
-//! a real kernel is entering and leaving it, and not what happens between.
+//! Driver and serving thread have a processor each, and the serving thread is saturated. What is to be sent is put into
+//! the ring by the driver as fast as there is room, so the serving thread never sleeps. Packets to receive come from
+//! a system call each, which takes longer than to serve them, so they wait until a batch is complete, which is then
+//! served in one go: what is timed is from the kick until the driver, which does nothing but look, sees the last packet,
+//! and the batch is so long that waking up is shared by many. Kernel and user space of User Mode Linux are processes
+//! of its host: a system call is no trap but a switch of processes, and guest memory is reached through its own
+//! page tables, so what is far from a real kernel is entering and leaving it, and not what happens between.
 
 use anyhow::Result;
 use vhost_iocm_selftests::nic::NicOptions;
@@ -17,7 +19,9 @@ use crate::subject::{Module, Subjects};
 use crate::workload::{Direction, Shape, Workload};
 
 /// Batches of one measurement.
-const BATCHES: u32 = 40;
+const BATCHES: u32 = 60;
+/// Batches before the first that counts.
+const WARM: u32 = 4;
 /// How many times as long as elsewhere a batch of small packets is, and one of large ones, which take so
 /// much longer that they need it less.
 const LENGTHS: [usize; 2] = [8, 4];
@@ -60,14 +64,17 @@ fn measure(
     if direction == Direction::Receive {
         workload.take_buffers(nic)?;
     }
-    for _ in 0..BATCHES / 10 {
-        workload.time(nic)?;
-    }
     let mut times = Vec::new();
-    for _ in 0..BATCHES {
-        times.push(workload.time(nic)?.as_nanos() as f64);
+    for batch in 0..BATCHES + WARM {
+        let time = match direction {
+            Direction::Transmit => workload.time_full(nic)?,
+            Direction::Receive => workload.time(nic)?.as_nanos() as f64 / shape.batch as f64,
+        };
+        if batch >= WARM {
+            times.push(time);
+        }
     }
+    nic.reclaim_all()?;
     // What the machine takes from either processor for itself is not the module's.
-    let typical = median(&times);
-    Ok(shape.divide(typical, shape.batch as f64))
+    Ok(shape.divide(median(&times), 1.0))
 }

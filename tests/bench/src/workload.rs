@@ -99,10 +99,11 @@ impl Shape {
 
     /// A card whose buffers these packets fit into.
     pub fn card(&self) -> NicOptions {
+        let length = if self.large { 1 << 16 } else { 2048 };
         NicOptions {
             regions_filled: true,
-            transmit_length: 1 << 16,
-            receive_length: if self.large { 1 << 16 } else { 2048 },
+            transmit_length: length,
+            receive_length: length,
             tap: TapOptions {
                 offload: self.large,
                 ..TapOptions::default()
@@ -226,6 +227,16 @@ impl<'a> Workload<'a> {
             );
         }
         Ok(())
+    }
+
+    /// Keeps the transmit ring full until a batch of packets was sent, and returns how long one packet of these
+    /// took, in nanoseconds.
+    pub fn time_full(&self, nic: &mut Nic) -> Result<f64> {
+        let (start, mut packets) = (Instant::now(), 0);
+        while packets < self.shape.batch {
+            packets += self.keep_full(nic)?;
+        }
+        Ok(start.elapsed().as_nanos() as f64 / packets as f64)
     }
 
     /// Takes back what was sent and sends as much again, up to a full ring; returns the number of packets.
