@@ -112,10 +112,11 @@ bench: setup ## measure the module beside the kernel's vhost_net: TIER="t1 t2 t4
 	@$(MAKE) --no-print-directory modules FLAVOUR=plain
 	@[[ '$(TIER)' != *t[45]* ]] || $(MAKE) --no-print-directory modules FLAVOUR=uml
 	@$(environment); cargo build --release -p vhost-iocm-bench -p vhost-iocm-selftests
+	@[[ '$(TIER)' != *t1* || ( -n '$(SUITE)' && '$(SUITE)' != *testpmd* ) ]] || tests/clients/build
 	@[[ '$(TIER)' != *t4* ]] || { $(environment); tests/guests/image && tests/bench/services; }
 	@mkdir -p build/bench
+	@rm -f build/bench/*.svg build/bench/functions.txt
 	@tests/bench/tiers '$(TIER)' $(SUITE) | tee build/bench/log | target/release/bench collect build/bench/results.json
-	@rm -f build/bench/*.svg
 	@target/release/bench plot build/bench/results.json build/bench
 bench-check: override TIER = t1
 bench-check: override SUITE = insns_per

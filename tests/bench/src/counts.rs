@@ -15,6 +15,7 @@ use crate::operations;
 use crate::pairs::{self, Wanted};
 use crate::record::{Record, Tier};
 use crate::subject::{Module, Subjects};
+use crate::testpmd;
 use crate::workload::{Direction, Shape, Workload};
 
 /// Batches of one measurement.
@@ -34,6 +35,7 @@ pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
     records.extend(bare::run(wanted)?);
     records.extend(crowd::run(subjects, wanted)?);
     records.extend(operations::run(subjects, wanted)?);
+    records.extend(testpmd::run(subjects, wanted)?);
     Ok(records)
 }
 
@@ -65,6 +67,6 @@ pub fn measure(
 
 /// Lets the serving thread end what it does after the last packet, as it would on a processor of its
 /// own.
-fn settle() {
+pub fn settle() {
     std::thread::sleep(std::time::Duration::from_micros(200));
 }

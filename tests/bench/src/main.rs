@@ -10,11 +10,13 @@ mod operations;
 mod pairs;
 mod plot;
 mod processes;
+mod profile;
 mod rates;
 mod record;
 mod results;
 mod samples;
 mod subject;
+mod testpmd;
 mod times;
 mod workload;
 
@@ -23,9 +25,10 @@ use std::process::ExitCode;
 
 use anyhow::{bail, Result};
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 use crate::pairs::Wanted;
-use crate::record::{Record, Tier};
+use crate::record::Tier;
 use crate::subject::Subjects;
 
 #[derive(Parser)]
@@ -61,7 +64,8 @@ enum Command {
     },
     /// Load MQTT brokers, and print how many messages came back in a second.
     Mqtt(mqtt::Load),
-    /// Collect the records among the lines of the standard input into a file, and show the ratios.
+    /// Collect the records among the lines of the standard input into a file, and show the ratios. Profiles go into
+    /// another one beside it, functions.txt.
     Collect {
         /// The file.
         results: PathBuf,
@@ -103,7 +107,13 @@ fn run(command: Command) -> Result<()> {
             let subjects = Subjects::new(&stock, &ours)?;
             let wanted = Wanted(metrics);
             let records = match tier {
-                Tier::T1 => counts::run(&subjects, &wanted)?,
+                Tier::T1 => {
+                    let mut records = counts::run(&subjects, &wanted)?;
+                    let (parts, rows) = profile::run(&subjects, &wanted)?;
+                    records.extend(parts);
+                    print(&rows)?;
+                    records
+                }
                 Tier::T2 | Tier::T3 => rates::run(&subjects, &wanted)?,
                 Tier::T4 => bail!("tests/bench/guests measures tier t4"),
                 Tier::T5 => {
@@ -125,8 +135,8 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
-/// Prints each record as a line.
-fn print(records: &[Record]) -> Result<()> {
+/// Prints each of them as a line.
+fn print(records: &[impl Serialize]) -> Result<()> {
     for record in records {
         println!("{}", serde_json::to_string(record)?);
     }

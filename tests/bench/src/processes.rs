@@ -10,13 +10,12 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
-use vhost_iocm_selftests::control::Control;
 use vhost_iocm_selftests::process::Owner;
 use vhost_iocm_selftests::statistics::median;
-use vhost_iocm_selftests::thread::{self, Thread};
+use vhost_iocm_selftests::thread::Thread;
 use vhost_iocm_selftests::wire::PacketSocket;
 use vhost_iocm_selftests::{cpu, frame};
 
@@ -91,30 +90,14 @@ impl Crowd {
             devices: Vec::new(),
         };
         let mut threads: Vec<Thread> = Vec::new();
-        let control = Control::default();
         for number in 0..devices {
-            let (node, name) = match module {
-                Module::Stock => (&subjects.stock, "stock"),
-                Module::Ours => (&subjects.ours, "ours"),
+            let tap = match module {
+                Module::Stock => format!("stock{number}"),
+                Module::Ours => format!("ours{number}"),
             };
-            let tap = format!("{name}{number}");
             let receive = direction == Direction::Receive;
-            let owner = Owner::batches(node, &tap, FRAMES, receive)?;
-            let serving = match module {
-                Module::Stock => {
-                    let threads = thread::named(owner.pid(), &format!("vhost-{}", owner.pid()))?;
-                    let [thread] = threads[..] else {
-                        bail!("{} threads serve a device", threads.len());
-                    };
-                    thread
-                }
-                Module::Ours => {
-                    let device = control.device_of(&tap)?;
-                    control.set_poll_of_device(&device, "0")?;
-                    let worker = control.read_line(&format!("dev/{device}/worker"))?;
-                    Thread::parse(&control.read_line(&format!("worker/{worker}/pid"))?)?
-                }
-            };
+            let owner = Owner::batches(subjects.node(module), &tap, FRAMES, receive)?;
+            let serving = subjects.thread(module, owner.pid(), &tap, "0")?;
             if !threads.contains(&serving) {
                 cpu::place(Pid::from_raw(serving.id), &[last])?;
                 threads.push(serving);

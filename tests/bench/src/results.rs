@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{bail, ensure, Context, Result};
 
+use crate::profile::{self, Row};
 use crate::record::{Kind, Record};
 
 /// How much a ratio may rise above the baseline.
@@ -15,12 +16,16 @@ const TOLERANCE: f64 = 1.01;
 /// Writes the records among the lines of `input` to `path`.
 pub fn collect(input: impl BufRead, path: &Path) -> Result<()> {
     let mut records: Vec<Record> = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
     for line in input.split(b'\n') {
         let line = line?;
         // What a kernel says on the console is no record, whatever bytes it has.
         if line.starts_with(b"{\"metric\"") {
             let text = String::from_utf8_lossy(&line);
             records.push(serde_json::from_str(text.trim_end()).context("a broken record")?);
+        } else if line.starts_with(b"{\"profile\"") {
+            let text = String::from_utf8_lossy(&line);
+            rows.push(serde_json::from_str(text.trim_end()).context("a broken profile")?);
         }
     }
     ensure!(!records.is_empty(), "nothing was measured");
@@ -29,6 +34,11 @@ pub fn collect(input: impl BufRead, path: &Path) -> Result<()> {
         |record: &&Record| record.metric.ends_with("_stock") || record.metric.ends_with("_ours");
     for record in records.iter().filter(|record| !is_part(record)) {
         println!("{record}");
+    }
+    if !rows.is_empty() {
+        let functions = path.with_file_name("functions.txt");
+        fs::write(&functions, profile::tell(&rows))
+            .with_context(|| format!("write {}", functions.display()))?;
     }
     let text = serde_json::to_string_pretty(&records)?;
     fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))

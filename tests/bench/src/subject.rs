@@ -53,35 +53,13 @@ impl Subjects {
 
     /// Makes a device of `module`, of which ours is polled as `poll` says: `0`, `1` or `auto`.
     pub fn open(&self, module: Module, options: NicOptions, poll: &str) -> Result<Subject> {
-        match module {
-            Module::Stock => {
-                let nic = Nic::new(&self.stock, options)?;
-                let process = std::process::id();
-                let threads = thread::named(process, &format!("vhost-{process}"))?;
-                let [thread] = threads[..] else {
-                    anyhow::bail!("{} threads serve the device", threads.len());
-                };
-                Ok(Subject {
-                    nic,
-                    thread,
-                    _left: None,
-                })
-            }
-            Module::Ours => {
-                let (nic, device) = self
-                    .control
-                    .device_made_by(|| Nic::new(&self.ours, options))?;
-                self.control.set_poll_of_device(&device, poll)?;
-                let worker = self.control.read_line(&format!("dev/{device}/worker"))?;
-                let pid = self.control.read_line(&format!("worker/{worker}/pid"))?;
-                let thread = Thread::parse(&pid).context("the worker's thread")?;
-                Ok(Subject {
-                    nic,
-                    thread,
-                    _left: None,
-                })
-            }
-        }
+        let nic = Nic::new(self.node(module), options)?;
+        let thread = self.thread(module, std::process::id(), nic.tap.name(), poll)?;
+        Ok(Subject {
+            nic,
+            thread,
+            _left: None,
+        })
     }
 
     /// The same with the last CPU for the thread alone, and the others for the driver.
@@ -95,5 +73,33 @@ impl Subjects {
             _left: Some(left),
             ..subject
         })
+    }
+
+    /// The node of a module.
+    pub fn node(&self, module: Module) -> &Path {
+        match module {
+            Module::Stock => &self.stock,
+            Module::Ours => &self.ours,
+        }
+    }
+
+    /// The thread that serves the device of `process` whose tap this is. Ours is polled as `poll` says from now on.
+    pub fn thread(&self, module: Module, process: u32, tap: &str, poll: &str) -> Result<Thread> {
+        match module {
+            Module::Stock => {
+                let threads = thread::named(process, &format!("vhost-{process}"))?;
+                let [thread] = threads[..] else {
+                    anyhow::bail!("{} threads serve {tap}", threads.len());
+                };
+                Ok(thread)
+            }
+            Module::Ours => {
+                let device = self.control.device_of(tap)?;
+                self.control.set_poll_of_device(&device, poll)?;
+                let worker = self.control.read_line(&format!("dev/{device}/worker"))?;
+                let pid = self.control.read_line(&format!("worker/{worker}/pid"))?;
+                Thread::parse(&pid).context("the worker's thread")
+            }
+        }
     }
 }
