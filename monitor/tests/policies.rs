@@ -311,7 +311,7 @@ fn constant_load_leads_to_rest() {
 /// that, until there is less to be moved, and where guests compute it is given back.
 #[test]
 fn a_core_that_nothing_is_known_of_is_tried() {
-    for (gain, kept) in [(2, true), (1, false)] {
+    for (gain, kept) in [(2, true), (10, true), (1, false)] {
         let mut model = Model::new(4, 6, Limits::default());
         model.gain = Some(gain);
         let mut policy = Standard::new(Settings::default());
