@@ -2,7 +2,7 @@
 //! Time for each packet in User Mode Linux, whose code runs on the machine's own processors (tier T5).
 //!
 //! Driver and serving thread have a processor each, and the serving thread is saturated. What is to be sent is put into
-//! the ring by the driver as fast as there is room, so the serving thread never sleeps. Packets to receive come from
+//! the ring by the driver as fast as there is room, so there is always something to do. Packets to receive come from
 //! a system call each, which takes longer than to serve them, so they wait until a batch is complete, which is then
 //! served in one go: what is timed is from the kick until the driver, which does nothing but look, sees the last packet,
 //! and the batch is so long that waking up is shared by many. Kernel and user space of User Mode Linux are processes
