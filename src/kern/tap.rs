@@ -343,10 +343,11 @@ impl Receiver {
         unsafe { shim::iocm_entries_has_ring(self.entries.entries.as_ptr()) }
     }
 
-    /// Whether the next packet cannot be given back to the socket: it is lost with this object.
-    pub fn has_copy(&self) -> bool {
+    /// Prepares the next packet, which may have been received already, to be given back to the socket with this
+    /// object's end. Returns false if it is lost: memory for it is missing.
+    pub fn restore(&mut self) -> bool {
         // SAFETY: By the type invariant the entries are valid.
-        unsafe { shim::iocm_entries_has_copy(self.entries.entries.as_ptr()) }
+        unsafe { shim::iocm_entries_restore(self.entries.entries.as_ptr()) }
     }
 
     /// Receives the packet that was peeked at into `segments` of `memory`, from `skip` bytes on.

@@ -56,7 +56,7 @@ void iocm_entries_detach(struct iocm_entries *entries);
 size_t iocm_entries_peek(struct iocm_entries *entries, struct socket *sock);
 bool iocm_entries_ready(struct iocm_entries *entries, struct socket *sock);
 bool iocm_entries_has_ring(const struct iocm_entries *entries);
-bool iocm_entries_has_copy(const struct iocm_entries *entries);
+bool iocm_entries_restore(struct iocm_entries *entries);
 void iocm_entries_complete(struct iocm_entries *entries);
 bool iocm_entries_take_back(struct iocm_entries *entries);
 int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,

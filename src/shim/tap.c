@@ -359,18 +359,55 @@ void iocm_entries_attach(struct iocm_entries *entries, struct socket *sock)
 	entries->ring = IS_ERR(ring) ? NULL : ring;
 }
 
+/* The packet of which there is only a copy, or NULL if there is no memory for it. */
+static struct sk_buff *packet_of_copy(const struct iocm_entries *entries)
+{
+	const struct virtio_net_hdr *header = (const struct virtio_net_hdr *)entries->copy;
+	unsigned int header_len = entries->copied - entries->peeked;
+	struct sk_buff *skb = alloc_skb(entries->peeked, GFP_KERNEL | __GFP_NOWARN);
+
+	if (!skb)
+		return NULL;
+	skb_put_data(skb, entries->copy + header_len, entries->peeked);
+	if (header_len < sizeof(*header))
+		return skb;
+	if (header->flags & VIRTIO_NET_HDR_F_DATA_VALID)
+		skb->ip_summed = CHECKSUM_UNNECESSARY;
+	if (header->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM &&
+	    !skb_partial_csum_set(skb, get_unaligned_le16(&header->csum_start),
+				  get_unaligned_le16(&header->csum_offset))) {
+		kfree_skb(skb);
+		return NULL;
+	}
+	return skb;
+}
+
 /*
- * Gives what was taken and not received back to the ring, for the next to attach. A packet of which
- * there is only a copy is lost.
+ * Makes the next packet one that the socket can receive again, which counts it twice then. Returns false
+ * if it is lost.
  */
+bool iocm_entries_restore(struct iocm_entries *entries)
+{
+	struct sk_buff *skb;
+
+	if (!entries->copied)
+		return true;
+	skb = packet_of_copy(entries);
+	if (skb)
+		entries->entries[--entries->head] = skb;
+	entries->copied = 0;
+	return skb;
+}
+
+/* Gives what was taken and has not arrived back to the ring, for the next to attach. */
 void iocm_entries_detach(struct iocm_entries *entries)
 {
+	iocm_entries_restore(entries);
 	if (entries->ring && entries->head != entries->tail)
 		ptr_ring_unconsume(entries->ring, entries->entries + entries->head,
 				   entries->tail - entries->head, tun_ptr_free);
 	entries->head = 0;
 	entries->tail = 0;
-	entries->copied = 0;
 	entries->ring = NULL;
 }
 
@@ -442,12 +479,6 @@ bool iocm_entries_has_ring(const struct iocm_entries *entries)
 	return entries->ring;
 }
 
-/* Whether the next packet is a copy, which cannot be given back to the socket. */
-bool iocm_entries_has_copy(const struct iocm_entries *entries)
-{
-	return entries->copied;
-}
-
 /* What was received last has arrived. */
 void iocm_entries_complete(struct iocm_entries *entries)
 {
@@ -488,15 +519,31 @@ static bool copy_packet(struct iocm_entries *entries, struct socket *sock, size_
 	struct msghdr msg = { .msg_flags = MSG_DONTWAIT };
 	struct kvec whole = { .iov_base = entries->copy, .iov_len = len };
 
-	/* The header may have become another one since. */
 	if (unlikely(entries->copied))
-		return entries->copied == len;
+		return true;
 
 	iov_iter_kvec(&msg.msg_iter, ITER_DEST, &whole, 1, len);
-	if (receive(entries, sock, &msg, len) != len || iov_iter_count(&msg.msg_iter))
+	if (unlikely(receive(entries, sock, &msg, len) != len))
 		return false;
 	entries->copied = len;
 	return true;
+}
+
+/* Whether a later piece of the buffers may be where the number of buffers is. */
+static bool overlaps_buffers(const struct iovec *segments, unsigned int count)
+{
+	void __user *start = segments->iov_base + IOCM_BUFFERS_OFFSET;
+	void __user *end = start + sizeof(__le16);
+	unsigned int i;
+
+	if (segments->iov_base + segments->iov_len < end)
+		return true;
+	for (i = 1; i < count; i++) {
+		if (segments[i].iov_base < end &&
+		    segments[i].iov_base + segments[i].iov_len > start)
+			return true;
+	}
+	return false;
 }
 
 /* As iocm_entries_receive(), for a packet that is copied first. */
@@ -513,10 +560,14 @@ static noinline int receive_short(struct iocm_entries *entries, struct socket *s
 		put_unaligned_le16(buffers, entries->copy + IOCM_BUFFERS_OFFSET);
 
 	segments = join(segments, &count, skip + len, &whole);
-	if (likely(segments->iov_len >= skip + len))
+	if (likely(segments->iov_len >= skip + len)) {
 		err = copy_to_user(segments->iov_base + skip, entries->copy, len);
-	else
+	} else {
 		err = iocm_copy_to_segments(segments, count, skip, entries->copy, len);
+		/* With vhost_net the number of buffers is what is written last. */
+		if (!err && buffers && unlikely(overlaps_buffers(segments, count)))
+			err = put_buffers(segments, count, buffers);
+	}
 	if (unlikely(err)) {
 		if (keep != IOCM_KEEP_NOT)
 			return -EFAULT;
@@ -566,6 +617,17 @@ static noinline int receive_long(struct iocm_entries *entries, struct socket *so
 	return -EIO;
 }
 
+/* Whether the next packet can be made anew from a copy: none that is still to be segmented. */
+static bool may_copy(const struct iocm_entries *entries)
+{
+	void *entry;
+
+	if (!entries->ring || entries->head == entries->tail)
+		return false;
+	entry = entries->entries[entries->head];
+	return tun_is_xdp_frame(entry) || !skb_is_gso(entry);
+}
+
 /*
  * Receives the packet that was peeked at into @segments, from @skip bytes on. @len is its length with
  * the socket's header, into which the number of @buffers is written unless it is 0. Returns 0 when all of
@@ -575,7 +637,10 @@ int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
 			 const struct iovec *segments, unsigned int count, size_t skip, size_t len,
 			 u16 buffers, enum iocm_keep keep)
 {
-	if (entries->ring && len <= IOCM_COPYBREAK)
+	/* The header has become another one since, and the packet may be too long for a copy with it. */
+	if (unlikely(entries->copied && entries->copied != len) && !iocm_entries_restore(entries))
+		return -EIO;
+	if (entries->copied || (len <= IOCM_COPYBREAK && may_copy(entries)))
 		return receive_short(entries, sock, segments, count, skip, len, buffers, keep);
 	return receive_long(entries, sock, segments, count, skip, len, buffers, keep);
 }

@@ -672,7 +672,7 @@ impl Device {
 
     /// Drops a backend that was taken away, and counts what is lost with it.
     fn give_up(&self, index: usize, backend: Option<Backend>) {
-        let drops = backend.map_or(0, |backend| backend.end.lost());
+        let drops = backend.map_or(0, |backend| backend.end.leave());
         if drops > 0 {
             self.note(
                 index,

@@ -406,10 +406,10 @@ impl End {
         }
     }
 
-    /// Packets that are lost when this is dropped.
-    pub fn lost(&self) -> u64 {
-        match self {
-            Self::Receive(receiver) => receiver.has_copy().into(),
+    /// Leaves to the socket what it has. Returns the number of packets that are lost.
+    pub fn leave(mut self) -> u64 {
+        match &mut self {
+            Self::Receive(receiver) => (!receiver.restore()).into(),
             Self::Transmit(_) => 0,
         }
     }

@@ -123,7 +123,7 @@ fn nic_options(features: u64) -> NicOptions {
 }
 
 /// Checks a packet and its header as they arrived against what was sent.
-fn compare(sent: (&NetHeader, &[u8]), arrived: (&NetHeader, &[u8])) -> Result<()> {
+pub fn compare(sent: (&NetHeader, &[u8]), arrived: (&NetHeader, &[u8])) -> Result<()> {
     let (header, got) = (sent.0, arrived.0);
     ensure!(
         arrived.1.len() == sent.1.len(),
