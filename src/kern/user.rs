@@ -212,12 +212,10 @@ impl<'a> UserMemory<'a> {
         }
     }
 
-    /// Whether the first `len` bytes of `segments` are resident and can be written now. Some of them are
-    /// written.
-    pub fn probe(&self, segments: &[Segment], len: usize) -> bool {
-        // SAFETY: The slice is valid for reads of its length, and segments have the layout of
-        // `struct iovec`. What they point to is reached as user memory only.
-        unsafe { shim::iocm_probe_segments(as_iovec(segments), segments.len() as u32, len) }
+    /// Whether the first byte of `segment`, which is not empty, can be written without waiting. It stays as it was.
+    pub fn probe(&self, segment: &Segment) -> bool {
+        // SAFETY: What the segment points to is reached as user memory only.
+        unsafe { shim::iocm_probe_byte(segment.base as u64) }
     }
 
     /// The memory table.

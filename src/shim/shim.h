@@ -73,6 +73,7 @@ int iocm_get_u16(u64 addr);
 int iocm_put_u16(u64 addr, u16 value);
 int iocm_copy_to_segments(const struct iovec *segments, unsigned int count, size_t skip,
 			  const void *data, size_t len);
+bool iocm_probe_byte(u64 addr);
 bool iocm_probe_segments(const struct iovec *segments, unsigned int count, size_t len);
 int iocm_set_user_bits(u64 addr, u32 bits);
 void iocm_faults_disable(void);

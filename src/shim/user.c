@@ -96,6 +96,15 @@ fault:
 	return false;
 }
 
+/* Whether the byte at @addr can be written without waiting. It stays as it was: it is a device's to write. */
+bool iocm_probe_byte(u64 addr)
+{
+	u8 __user *place = (u8 __user *)(unsigned long)addr;
+	u8 byte;
+
+	return !get_user(byte, place) && !put_user(byte, place);
+}
+
 /* A word that others change so often while bits are being set in it is left to who may wait. */
 #define SET_BITS_TRIES 1000
 

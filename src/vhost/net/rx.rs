@@ -5,7 +5,7 @@
 use super::memory::Memory;
 use super::{Next, Slice, SliceResult};
 use crate::engine::error::RingError;
-use crate::engine::mem::{Segment, UsedElem};
+use crate::engine::mem::UsedElem;
 use crate::engine::sched::budget::Budget;
 use crate::engine::vnet;
 use crate::kern::cpu;
@@ -159,20 +159,16 @@ impl<M: Memory> Slice<'_, '_, M> {
     fn drop_packet(&mut self, receiver: &mut Receiver, chains: u16) -> Result<(), RingError> {
         self.ring.unpop(chains);
         let scratch = &self.segments[..1];
-        if self.how.shared && !self.probe(scratch, 1) {
-            return Err(RingError::Fault);
+        if self.how.shared {
+            // It may not be possible to write that byte now, or to tell who has to know.
+            if !self.memory.user().probe(&scratch[0]) {
+                return Err(RingError::Fault);
+            }
+            self.memory.note_written(scratch, 1)?;
         }
         receiver.drop_packet(self.memory.user(), &scratch[0]);
         self.tally.drops += 1;
         self.memory.note_written(scratch, 1)
-    }
-
-    /// Whether the first `len` bytes of `buffers` can be written now, and be told of to who has to
-    /// know.
-    fn probe(&self, buffers: &[Segment], len: usize) -> bool {
-        let writable = self.memory.user().probe(buffers, len);
-        let told = self.memory.note_written(buffers, len).is_ok();
-        writable && told
     }
 
     /// Takes buffers for `needed` bytes. An error leaves all of them in the ring.
