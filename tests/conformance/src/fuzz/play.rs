@@ -94,10 +94,14 @@ pub fn play(scene: &Scene, node: &Node, transcript: &mut Transcript<'_>) -> Resu
         "packets left: {}",
         driver.rig.ground.tap.discard()?
     ));
-    for index in 0..VIRTQUEUES {
-        driver.forget_what_may_differ(index);
+    // A packet whose header is not as long as the device expects is dropped. How much of it was written before
+    // into buffers that stay in the ring is nobody's business.
+    if scene.tap_header == header_of(scene.features) {
+        for index in 0..VIRTQUEUES {
+            driver.forget_what_may_differ(index);
+        }
+        transcript.note(format!("memory: {:x}", driver.rig.arena().checksum()));
     }
-    transcript.note(format!("memory: {:x}", driver.rig.arena().checksum()));
     Ok(())
 }
 
