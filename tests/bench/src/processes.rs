@@ -40,7 +40,7 @@ pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
     for direction in Direction::ALL {
         for devices in DEVICES {
             let metric = format!(
-                "t5_{}{}_time_per_packet_{devices}_devices",
+                "t5_{devices}_devices_{}{}_time_per_packet",
                 direction.name(),
                 SHAPES[0].name
             );
