@@ -143,8 +143,12 @@ impl Module {
                     (1, COUNTERS + of(VirtqueueStats::FIELDS, "kicks")),
                     (1, COUNTERS + of(VirtqueueStats::FIELDS, "polls")),
                 ][word];
-                let record = record % PAGES[page].2;
-                self.record(page, record)[place] = value;
+                let words = self.record(page, record % PAGES[page].2);
+                words[place] = value;
+                // What is not counted together is looks that find nothing.
+                if place == COUNTERS + of(VirtqueueStats::FIELDS, "polls") {
+                    words[COUNTERS + of(VirtqueueStats::FIELDS, "poll_empty")] = value;
+                }
             }
         }
     }
