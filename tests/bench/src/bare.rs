@@ -13,7 +13,7 @@ use vhost_iocm_selftests::wire::PacketSocket;
 use crate::counts::ROUNDS;
 use crate::pairs::Wanted;
 use crate::record::{Record, Tier};
-use crate::workload::{Direction, SEGMENT, SHAPES};
+use crate::workload::{Direction, SHAPES};
 
 /// Packets of a measurement.
 const PACKETS: u32 = 320;
@@ -38,8 +38,7 @@ fn measure(direction: Direction) -> Result<f64> {
     let [.., shape] = &SHAPES;
     let tap = Tap::new(&shape.card().tap)?;
     let wire = PacketSocket::with_header(tap.name(), 0)?;
-    let header = segment::segmentation_header(SEGMENT);
-    let packet = segment::encode(0, shape.length);
+    let (header, packet) = segment::unheard(shape.length);
     let whole = [header.encode(true), packet.clone()].concat();
     let mut buffer = vec![0; whole.len()];
     let mut ran = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Time for each small packet of several devices, each of a process of its own, in User Mode Linux (tier T5).
+//! Time for each packet of several devices, each of a process of its own, in User Mode Linux (tier T5).
 //!
 //! All devices are given a batch before any of their serving threads sees it, and one after the other kicks. What
 //! counts is how long it takes from then until the last process knows that its batch was served. The serving
@@ -17,18 +17,18 @@ use vhost_iocm_selftests::process::Owner;
 use vhost_iocm_selftests::statistics::median;
 use vhost_iocm_selftests::thread::Thread;
 use vhost_iocm_selftests::wire::PacketSocket;
-use vhost_iocm_selftests::{cpu, frame};
+use vhost_iocm_selftests::{cpu, segment};
 
 use crate::drop_all;
 use crate::pairs::{self, Wanted};
 use crate::record::{Record, Tier};
 use crate::subject::{Module, Subjects};
-use crate::workload::{Direction, SEND_BUFFER, SHAPES};
+use crate::workload::{Direction, Shape, SEND_BUFFER, SHAPES};
 
 /// Devices, and processes.
 const DEVICES: [usize; 5] = [2, 4, 8, 16, 32];
-/// Packets of a batch, as many as wait in a tap that is received from.
-const FRAMES: u16 = 512;
+/// Packets of a batch, as many as wait in a tap that is received from, and of large ones.
+const PACKETS: [u16; 2] = [512, 32];
 /// Batches of each device in one measurement.
 const BATCHES: usize = 9;
 /// Rounds of four measurements.
@@ -38,24 +38,27 @@ const ROUNDS: usize = 6;
 pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     for direction in Direction::ALL {
-        for devices in DEVICES {
-            let metric = format!(
-                "t5_{devices}_devices_{}{}_time_per_packet",
-                direction.name(),
-                SHAPES[0].name
-            );
-            if !wanted.has(&metric) {
-                continue;
+        for shape in &SHAPES {
+            for devices in DEVICES {
+                let metric = format!(
+                    "t5_{devices}_devices_{}{}_time_per_{}",
+                    direction.name(),
+                    shape.name,
+                    shape.per()
+                );
+                if !wanted.has(&metric) {
+                    continue;
+                }
+                let crowd = |module| Crowd::new(subjects, module, direction, shape, devices);
+                let (stock, ours) = (crowd(Module::Stock)?, crowd(Module::Ours)?);
+                let cost = |module| match module {
+                    Module::Stock => stock.measure(),
+                    Module::Ours => ours.measure(),
+                };
+                records.extend(pairs::measure(Tier::T5, &metric, ROUNDS, cost)?);
+                stock.release()?;
+                ours.release()?;
             }
-            let stock = Crowd::new(subjects, Module::Stock, direction, devices)?;
-            let ours = Crowd::new(subjects, Module::Ours, direction, devices)?;
-            let cost = |module| match module {
-                Module::Stock => stock.measure(),
-                Module::Ours => ours.measure(),
-            };
-            records.extend(pairs::measure(Tier::T5, &metric, ROUNDS, cost)?);
-            stock.release()?;
-            ours.release()?;
         }
     }
     Ok(records)
@@ -69,16 +72,18 @@ struct Device {
 }
 
 /// Devices of one module.
-struct Crowd {
+struct Crowd<'a> {
     direction: Direction,
+    shape: &'a Shape,
     devices: Vec<Device>,
 }
 
-impl Crowd {
+impl<'a> Crowd<'a> {
     fn new(
         subjects: &Subjects,
         module: Module,
         direction: Direction,
+        shape: &'a Shape,
         devices: usize,
     ) -> Result<Self> {
         let last = cpu::count()? - 1;
@@ -87,6 +92,7 @@ impl Crowd {
         let _left = cpu::leave(last)?;
         let mut crowd = Self {
             direction,
+            shape,
             devices: Vec::new(),
         };
         let mut threads: Vec<Thread> = Vec::new();
@@ -96,15 +102,17 @@ impl Crowd {
                 Module::Ours => format!("ours{number}"),
             };
             let receive = direction == Direction::Receive;
-            let owner = Owner::batches(subjects.node(module), &tap, FRAMES, receive)?;
+            let packets = crowd.packets();
+            let owner =
+                Owner::batches(subjects.node(module), &tap, packets, shape.length, receive)?;
             let serving = subjects.thread(module, owner.pid(), &tap, "0")?;
             if !threads.contains(&serving) {
                 cpu::place(Pid::from_raw(serving.id), &[last])?;
                 threads.push(serving);
             }
-            let wire = PacketSocket::new(&tap, 0)?;
+            let wire = PacketSocket::with_header(&tap, 0)?;
             setsockopt(&wire, sockopt::SndBufForce, &SEND_BUFFER).context("SO_SNDBUFFORCE")?;
-            let drop = (direction == Direction::Transmit)
+            let drop = (direction == Direction::Transmit && !shape.large)
                 .then(|| drop_all::attach(&tap))
                 .transpose()?;
             crowd.devices.push(Device {
@@ -131,14 +139,19 @@ impl Crowd {
         Ok(crowd)
     }
 
-    /// Nanoseconds for each packet.
+    /// Packets of a batch of one device.
+    fn packets(&self) -> u16 {
+        PACKETS[usize::from(self.shape.large)]
+    }
+
+    /// Nanoseconds for each packet or byte.
     fn measure(&self) -> Result<f64> {
         let mut costs = Vec::new();
         for _ in 0..BATCHES {
             costs.push(self.batch()?.as_nanos() as f64);
         }
-        let packets = self.devices.len() * usize::from(FRAMES);
-        Ok(median(&costs) / packets as f64)
+        let packets = self.devices.len() * usize::from(self.packets());
+        Ok(self.shape.divide(median(&costs), packets as f64))
     }
 
     /// How long it takes to serve a batch of each device.
@@ -165,10 +178,11 @@ impl Crowd {
 
     /// A batch for each device, which waits in its tap.
     fn send(&self) -> Result<()> {
-        let packet = frame::unheard(SHAPES[0].length);
+        let (header, packet) = segment::unheard(self.shape.length);
         for device in &self.devices {
-            for _ in 0..FRAMES {
-                ensure!(device.wire.send(&packet)?, "the wire is full");
+            for _ in 0..self.packets() {
+                let is_sent = device.wire.send_with(&header, &packet)?;
+                ensure!(is_sent, "the wire is full");
             }
         }
         Ok(())

@@ -10,12 +10,9 @@ use vhost_iocm_selftests::header::NetHeader;
 use vhost_iocm_selftests::nic::{Nic, NicOptions, Queue};
 use vhost_iocm_selftests::tap::TapOptions;
 use vhost_iocm_selftests::wire::PacketSocket;
-use vhost_iocm_selftests::{frame, segment, wait};
+use vhost_iocm_selftests::{segment, wait};
 
 use crate::drop_all;
-
-/// Bytes of a segment of a large packet.
-pub const SEGMENT: u16 = 1448;
 
 /// Room for the packets that wait in the tap, in bytes.
 pub const SEND_BUFFER: usize = 32 << 20;
@@ -136,19 +133,12 @@ impl<'a> Workload<'a> {
             PacketSocket::new(interface, 0)?
         };
         setsockopt(&wire, sockopt::SndBufForce, &SEND_BUFFER).context("SO_SNDBUFFORCE")?;
+        let (header, packet) = segment::unheard(shape.length);
         Ok(Self {
             direction,
             shape,
-            packet: if large {
-                segment::encode(0, shape.length)
-            } else {
-                frame::unheard(shape.length)
-            },
-            header: if large {
-                segment::segmentation_header(SEGMENT)
-            } else {
-                NetHeader::default()
-            },
+            packet,
+            header,
             // Large packets would be copied once more for it.
             _drop: (direction == Direction::Transmit && !large)
                 .then(|| drop_all::attach(interface))

@@ -10,6 +10,8 @@ pub const ETHERNET_HEADER: usize = 14;
 pub const ETHERTYPE: u16 = 0x88b5;
 /// The shortest frame: Ethernet's own minimum, without its check sequence.
 pub const MINIMUM: usize = 60;
+/// Bytes of the longest one without its check sequence, on an Ethernet with an MTU of 1500.
+pub const MAXIMUM: usize = 1514;
 
 /// The EtherType of frames that nobody listens to: the second one for local experiments.
 pub const UNHEARD_ETHERTYPE: u16 = 0x88b6;

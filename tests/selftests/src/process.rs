@@ -109,12 +109,19 @@ impl Owner {
         Self::spawn(&arguments, node)
     }
 
-    /// Starts a process that transmits batches of so many small frames, or receives them. Each time that it
+    /// Starts a process that transmits batches of so many packets of `length` bytes, or receives them. Each time that it
     /// is told to go on it puts up a batch, or shows what it has put up to its device and waits until
     /// that has served it, by turns. One that receives first takes a batch with the buffers that it has.
-    pub fn batches(node: &Path, tap: &str, frames: u16, receive: bool) -> Result<Self> {
-        let frames = frames.to_string();
-        let mut arguments = vec!["batches", "--tap", tap, "--frames", &frames];
+    pub fn batches(
+        node: &Path,
+        tap: &str,
+        packets: u16,
+        length: usize,
+        receive: bool,
+    ) -> Result<Self> {
+        let (packets, length) = (packets.to_string(), length.to_string());
+        let mut arguments = vec!["batches", "--tap", tap];
+        arguments.extend(["--packets", &packets, "--length", &length]);
         if receive {
             arguments.push("--receive");
         }

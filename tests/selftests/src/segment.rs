@@ -3,7 +3,7 @@
 
 use anyhow::{ensure, Result};
 
-use crate::frame::ETHERNET_HEADER;
+use crate::frame::{self, ETHERNET_HEADER};
 use crate::header::NetHeader;
 
 /// EtherType of IPv4.
@@ -16,6 +16,9 @@ const TCP_START: usize = ETHERNET_HEADER + IP_HEADER;
 pub const HEADERS: usize = TCP_START + TCP_HEADER;
 /// The largest IPv4 packet, with its Ethernet header.
 pub const MAXIMUM: usize = ETHERNET_HEADER + u16::MAX as usize;
+
+/// Payload of a segment of a TCP packet with time stamps on an Ethernet.
+pub const SIZE: u16 = 1448;
 
 const TCP_CHECKSUM: usize = 16;
 const PROTOCOL_TCP: u8 = 6;
@@ -67,6 +70,16 @@ pub fn checksum_header() -> NetHeader {
 pub fn segmentation_header(size: u16) -> NetHeader {
     let (headers, start) = (HEADERS as u16, TCP_START as u16);
     NetHeader::tcp_segmentation(headers, size, start, TCP_CHECKSUM as u16)
+}
+
+/// A packet of this many bytes for which nobody listens, with its header: one that a frame is too short for is
+/// to be cut into segments.
+pub fn unheard(length: usize) -> (NetHeader, Vec<u8>) {
+    if length > frame::MAXIMUM {
+        (segmentation_header(SIZE), encode(0, length))
+    } else {
+        (NetHeader::default(), frame::unheard(length))
+    }
 }
 
 /// Fills in the checksum as the header asks, as a network card does.

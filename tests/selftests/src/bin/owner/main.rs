@@ -65,14 +65,17 @@ enum Command {
         #[arg(long)]
         packets: Packets,
     },
-    /// When told to, put up a batch of small frames, or of buffers for them; when told again, show it to
+    /// When told to, put up a batch of packets, or of buffers for them; when told again, show it to
     /// the device and wait until all of it was used; and so on.
     Batches {
         #[command(flatten)]
         card: Card,
-        /// Frames of a batch.
+        /// Packets of a batch.
         #[arg(long)]
-        frames: u16,
+        packets: u16,
+        /// Bytes of a packet. One that a frame is too short for is to be cut into segments.
+        #[arg(long)]
+        length: usize,
         /// Receive instead of transmitting. The first batch is received without being told to put up
         /// buffers.
         #[arg(long)]
@@ -110,8 +113,9 @@ fn main() -> Result<()> {
         Command::Saturate { card, packets } => saturate::run(card, packets, &test),
         Command::Batches {
             card,
-            frames,
+            packets,
+            length,
             receive,
-        } => batches::run(card, frames, receive, &test),
+        } => batches::run(card, packets, length, receive, &test),
     }
 }

@@ -5,7 +5,6 @@ use std::os::fd::AsFd;
 
 use anyhow::Result;
 use vhost_iocm_selftests::frame;
-use vhost_iocm_selftests::header::NetHeader;
 use vhost_iocm_selftests::nic::NicOptions;
 use vhost_iocm_selftests::process::Packets;
 use vhost_iocm_selftests::segment;
@@ -14,27 +13,19 @@ use vhost_iocm_selftests::wait;
 use crate::test::Test;
 use crate::Card;
 
-/// Payload of the frames that a large segment would be cut into.
-const SEGMENT_SIZE: u16 = 1448;
-
-/// The ring's size, and the packet that fills it.
-fn load(packets: Packets) -> (u16, NetHeader, Vec<u8>) {
+/// The ring's size, and the length of the packet that fills it.
+fn load(packets: Packets) -> (u16, usize) {
     match packets {
         // Many slices' worth, so that the device has work until the driver gets to run again.
-        Packets::Frames | Packets::SingleFrames => {
-            (4096, NetHeader::default(), frame::unheard(1514))
-        }
-        Packets::Segments => (
-            64,
-            segment::segmentation_header(SEGMENT_SIZE),
-            segment::encode(0, segment::MAXIMUM),
-        ),
+        Packets::Frames | Packets::SingleFrames => (4096, frame::MAXIMUM),
+        Packets::Segments => (64, segment::MAXIMUM),
     }
 }
 
 pub fn run(card: Card, packets: Packets, test: &Test) -> Result<()> {
-    let (ring_size, header, packet) = load(packets);
-    let length = packet.len() as u32;
+    let (ring_size, length) = load(packets);
+    let (header, packet) = segment::unheard(length);
+    let length = length as u32;
     let mut nic = card.open(NicOptions {
         ring_size,
         segments: 1,
