@@ -117,9 +117,8 @@ fn run(command: Command) -> Result<()> {
                 Tier::T2 | Tier::T3 => rates::run(&subjects, &wanted)?,
                 Tier::T4 => bail!("tests/bench/guests measures tier t4"),
                 Tier::T5 => {
-                    let mut records = times::run(&subjects, &wanted)?;
-                    records.extend(processes::run(&subjects, &wanted)?);
-                    records
+                    print(&times::run(&subjects, &wanted)?)?;
+                    return processes::run(&subjects, &wanted, print);
                 }
             };
             print(&records)

@@ -27,16 +27,21 @@ use crate::workload::{Direction, Shape, SEND_BUFFER, SHAPES};
 
 /// Devices, and processes.
 const DEVICES: [usize; 5] = [2, 4, 8, 16, 32];
-/// Packets of a batch, as many as wait in a tap that is received from, and of large ones.
-const PACKETS: [u16; 2] = [512, 32];
+/// Packets of a batch of one device, as many as wait in a tap that is received from, and of large ones.
+const PACKETS: [usize; 2] = [512, 32];
+/// Devices whose batches have so many. More of them share what these have, so that a measurement does not take longer.
+const FULL: usize = 8;
 /// Batches of each device in one measurement.
 const BATCHES: usize = 9;
 /// Rounds of four measurements.
 const ROUNDS: usize = 6;
 
-/// Measures the metrics that are wanted.
-pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
-    let mut records = Vec::new();
+/// Measures the metrics that are wanted, and tells each as soon as it is known: all of them take long.
+pub fn run(
+    subjects: &Subjects,
+    wanted: &Wanted,
+    mut tell: impl FnMut(&[Record]) -> Result<()>,
+) -> Result<()> {
     for direction in Direction::ALL {
         for shape in &SHAPES {
             for devices in DEVICES {
@@ -55,13 +60,13 @@ pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
                     Module::Stock => stock.measure(),
                     Module::Ours => ours.measure(),
                 };
-                records.extend(pairs::measure(Tier::T5, &metric, ROUNDS, cost)?);
+                tell(&pairs::measure(Tier::T5, &metric, ROUNDS, cost)?)?;
                 stock.release()?;
                 ours.release()?;
             }
         }
     }
-    Ok(records)
+    Ok(())
 }
 
 /// A device with its process and the other side of its tap.
@@ -75,6 +80,8 @@ struct Device {
 struct Crowd<'a> {
     direction: Direction,
     shape: &'a Shape,
+    /// Of the batch of one device.
+    packets: u16,
     devices: Vec<Device>,
 }
 
@@ -93,6 +100,7 @@ impl<'a> Crowd<'a> {
         let mut crowd = Self {
             direction,
             shape,
+            packets: (PACKETS[usize::from(shape.large)] * FULL / devices.max(FULL)) as u16,
             devices: Vec::new(),
         };
         let mut threads: Vec<Thread> = Vec::new();
@@ -102,7 +110,7 @@ impl<'a> Crowd<'a> {
                 Module::Ours => format!("ours{number}"),
             };
             let receive = direction == Direction::Receive;
-            let packets = crowd.packets();
+            let packets = crowd.packets;
             let owner =
                 Owner::batches(subjects.node(module), &tap, packets, shape.length, receive)?;
             let serving = subjects.thread(module, owner.pid(), &tap, "0")?;
@@ -139,18 +147,13 @@ impl<'a> Crowd<'a> {
         Ok(crowd)
     }
 
-    /// Packets of a batch of one device.
-    fn packets(&self) -> u16 {
-        PACKETS[usize::from(self.shape.large)]
-    }
-
     /// Nanoseconds for each packet or byte.
     fn measure(&self) -> Result<f64> {
         let mut costs = Vec::new();
         for _ in 0..BATCHES {
             costs.push(self.batch()?.as_nanos() as f64);
         }
-        let packets = self.devices.len() * usize::from(self.packets());
+        let packets = self.devices.len() * usize::from(self.packets);
         Ok(self.shape.divide(median(&costs), packets as f64))
     }
 
@@ -180,7 +183,7 @@ impl<'a> Crowd<'a> {
     fn send(&self) -> Result<()> {
         let (header, packet) = segment::unheard(self.shape.length);
         for device in &self.devices {
-            for _ in 0..self.packets() {
+            for _ in 0..self.packets {
                 let is_sent = device.wire.send_with(&header, &packet)?;
                 ensure!(is_sent, "the wire is full");
             }
