@@ -359,7 +359,7 @@ void iocm_entries_attach(struct iocm_entries *entries, struct socket *sock)
 	entries->ring = IS_ERR(ring) ? NULL : ring;
 }
 
-/* The packet of which there is only a copy, or NULL if there is no memory for it. */
+/* The packet of which there is only a copy, or NULL if there is no memory for it or its header is wrong. */
 static struct sk_buff *packet_of_copy(const struct iocm_entries *entries)
 {
 	const struct virtio_net_hdr *header = (const struct virtio_net_hdr *)entries->copy;
@@ -373,11 +373,16 @@ static struct sk_buff *packet_of_copy(const struct iocm_entries *entries)
 		return skb;
 	if (header->flags & VIRTIO_NET_HDR_F_DATA_VALID)
 		skb->ip_summed = CHECKSUM_UNNECESSARY;
-	if (header->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM &&
-	    !skb_partial_csum_set(skb, get_unaligned_le16(&header->csum_start),
-				  get_unaligned_le16(&header->csum_offset))) {
-		kfree_skb(skb);
-		return NULL;
+	if (header->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) {
+		unsigned int start = get_unaligned_le16(&header->csum_start);
+		unsigned int offset = get_unaligned_le16(&header->csum_offset);
+
+		/* A tap may have headers of the other byte order. The kernel would print that. */
+		if (start + offset + sizeof(__sum16) > entries->peeked ||
+		    !skb_partial_csum_set(skb, start, offset)) {
+			kfree_skb(skb);
+			return NULL;
+		}
 	}
 	return skb;
 }
@@ -589,6 +594,8 @@ static noinline int receive_long(struct iocm_entries *entries, struct socket *so
 	struct iovec whole;
 	int received;
 
+	if (unlikely(entries->copied) && !iocm_entries_restore(entries))
+		return -EIO;
 	segments = join(segments, &count, skip + len, &whole);
 	if (keep != IOCM_KEEP_NOT) {
 		/* A tap counts a packet that it could not write as received. */
@@ -617,12 +624,18 @@ static noinline int receive_long(struct iocm_entries *entries, struct socket *so
 	return -EIO;
 }
 
-/* Whether the next packet can be made anew from a copy: none that is still to be segmented. */
-static bool may_copy(const struct iocm_entries *entries)
+/*
+ * Whether the next packet, of @len bytes with its header, is received by way of a copy: one that was copied with
+ * another header is not, nor one that is still to be segmented, which could not be made anew from a copy.
+ */
+static bool may_copy(const struct iocm_entries *entries, size_t len)
 {
 	void *entry;
 
-	if (!entries->ring || entries->head == entries->tail)
+	if (unlikely(entries->copied))
+		return entries->copied == len;
+	/* A packet socket has no entries. */
+	if (entries->head == entries->tail)
 		return false;
 	entry = entries->entries[entries->head];
 	return tun_is_xdp_frame(entry) || !skb_is_gso(entry);
@@ -637,10 +650,7 @@ int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
 			 const struct iovec *segments, unsigned int count, size_t skip, size_t len,
 			 u16 buffers, enum iocm_keep keep)
 {
-	/* The header has become another one since, and the packet may be too long for a copy with it. */
-	if (unlikely(entries->copied && entries->copied != len) && !iocm_entries_restore(entries))
-		return -EIO;
-	if (entries->copied || (len <= IOCM_COPYBREAK && may_copy(entries)))
+	if (len <= IOCM_COPYBREAK && may_copy(entries, len))
 		return receive_short(entries, sock, segments, count, skip, len, buffers, keep);
 	return receive_long(entries, sock, segments, count, skip, len, buffers, keep);
 }
