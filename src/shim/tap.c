@@ -467,16 +467,21 @@ bool iocm_entries_ready(struct iocm_entries *entries, struct socket *sock)
 	return !skb_queue_empty_lockless(&sock->sk->sk_receive_queue);
 }
 
-static int receive(struct iocm_entries *entries, struct socket *sock, struct msghdr *msg,
-		   size_t len)
+/* The socket consumes the entry in @msg in every case, also when it returns an error. */
+static __always_inline int receive(struct socket *sock, struct msghdr *msg, size_t len)
 {
-	/* The socket consumes the entry in every case, also when it returns an error. */
+	return READ_ONCE(sock->ops)->recvmsg(sock, msg, len, MSG_DONTWAIT | MSG_TRUNC);
+}
+
+static int receive_next(struct iocm_entries *entries, struct socket *sock, struct msghdr *msg,
+			size_t len)
+{
 	if (entries->ring) {
 		if (entries->head == entries->tail)
 			return -EAGAIN;
 		msg->msg_control = entries->entries[entries->head++];
 	}
-	return READ_ONCE(sock->ops)->recvmsg(sock, msg, len, MSG_DONTWAIT | MSG_TRUNC);
+	return receive(sock, msg, len);
 }
 
 bool iocm_entries_has_ring(const struct iocm_entries *entries)
@@ -528,7 +533,7 @@ static bool copy_packet(struct iocm_entries *entries, struct socket *sock, size_
 		return true;
 
 	iov_iter_kvec(&msg.msg_iter, ITER_DEST, &whole, 1, len);
-	if (unlikely(receive(entries, sock, &msg, len) != len))
+	if (unlikely(receive_next(entries, sock, &msg, len) != len))
 		return false;
 	entries->copied = len;
 	return true;
@@ -585,18 +590,111 @@ done:
 	return err;
 }
 
-/* As iocm_entries_receive(), for a packet that is written by the socket itself. */
-static noinline int receive_long(struct iocm_entries *entries, struct socket *sock,
-				 const struct iovec *segments, unsigned int count, size_t skip,
-				 size_t len, u16 buffers, enum iocm_keep keep)
+/* Where the next byte goes. */
+struct place {
+	const struct iovec *segment;
+	unsigned int left;
+	size_t skip;
+};
+
+/* Copies @len bytes of @data to @place and moves it on. */
+static bool write_piece(struct place *place, const void *data, size_t len)
+{
+	for (;;) {
+		size_t now = min(place->segment->iov_len - place->skip, len);
+
+		if (copy_to_user(place->segment->iov_base + place->skip, data, now))
+			return false;
+		place->skip += now;
+		len -= now;
+		if (likely(!len))
+			return true;
+		if (!--place->left)
+			return false;
+		data += now;
+		place->segment++;
+		place->skip = 0;
+	}
+}
+
+/* Copies the packet @skb to @place, whole pieces of it at once, where the socket copies page by page. */
+static __always_inline bool write_packet(struct place *place, const struct sk_buff *skb)
+{
+	const struct skb_shared_info *shared;
+	unsigned int i;
+
+	if (!write_piece(place, skb->data, skb_headlen(skb)))
+		return false;
+	if (!skb_is_nonlinear(skb))
+		return true;
+	shared = skb_shinfo(skb);
+	for (i = 0; i < shared->nr_frags; i++) {
+		const skb_frag_t *frag = &shared->frags[i];
+
+		if (!write_piece(place, skb_frag_address(frag), skb_frag_size(frag)))
+			return false;
+	}
+	return true;
+}
+
+/* Writes a header of @len bytes to @place, most of which have the length that drivers of today want. */
+static bool write_header(void __user *place, const u8 *header, size_t len)
+{
+	if (unlikely(len != sizeof(struct virtio_net_hdr_mrg_rxbuf)))
+		return !copy_to_user(place, header, len);
+	if (!user_write_access_begin(place, len))
+		return false;
+	unsafe_put_user(get_unaligned((const u64 *)header), (u64 __user *)place, fault);
+	unsafe_put_user(get_unaligned((const u32 *)(header + sizeof(u64))),
+			(u32 __user *)(place + sizeof(u64)), fault);
+	user_write_access_end();
+	return true;
+
+fault:
+	user_write_access_end();
+	return false;
+}
+
+/*
+ * Whether the next packet, with a header of @header_len bytes, is copied by this module itself: one that
+ * lies as it is in memory that is mapped. Its header is written last, so what lies at its place in the
+ * buffers must not be written before.
+ */
+static __always_inline bool may_write(const struct iocm_entries *entries,
+				      const struct iovec *segments, unsigned int count, size_t skip,
+				      size_t header_len)
+{
+	void __user *start = segments->iov_base + skip;
+	void __user *end = start + header_len;
+	const struct sk_buff *skb;
+	unsigned int i;
+
+	if (IS_ENABLED(CONFIG_HIGHMEM) || entries->head == entries->tail ||
+	    tun_is_xdp_frame(entries->entries[entries->head]))
+		return false;
+	skb = entries->entries[entries->head];
+	if (skb_vlan_tag_present(skb) ||
+	    (skb_is_nonlinear(skb) && (skb_has_frag_list(skb) || !skb_frags_readable(skb))))
+		return false;
+
+	if (header_len < sizeof(struct virtio_net_hdr) || header_len > IOCM_HEADER_MAX ||
+	    segments->iov_len < skip + header_len)
+		return false;
+	for (i = 1; i < count; i++) {
+		if (segments[i].iov_base < end && segments[i].iov_base + segments[i].iov_len > start)
+			return false;
+	}
+	return true;
+}
+
+/* As iocm_entries_receive(), for a packet that is written by the socket. */
+static noinline int receive_by_socket(struct iocm_entries *entries, struct socket *sock,
+				      const struct iovec *segments, unsigned int count,
+				      size_t skip, size_t len, u16 buffers, enum iocm_keep keep)
 {
 	struct msghdr msg = { .msg_flags = MSG_DONTWAIT };
-	struct iovec whole;
 	int received;
 
-	if (unlikely(entries->copied) && !iocm_entries_restore(entries))
-		return -EIO;
-	segments = join(segments, &count, skip + len, &whole);
 	if (keep != IOCM_KEEP_NOT) {
 		/* A tap counts a packet that it could not write as received. */
 		if (!iocm_probe_segments(segments, count, skip + len))
@@ -607,7 +705,7 @@ static noinline int receive_long(struct iocm_entries *entries, struct socket *so
 	}
 
 	init_iter(&msg.msg_iter, ITER_DEST, segments, count, skip, len);
-	received = receive(entries, sock, &msg, len);
+	received = receive_next(entries, sock, &msg, len);
 	if (likely(received == len)) {
 		/* Tun and tap do not say when they could not write the packet itself. */
 		if (likely(!iov_iter_count(&msg.msg_iter)) &&
@@ -622,6 +720,67 @@ static noinline int receive_long(struct iocm_entries *entries, struct socket *so
 		return -EFAULT;
 	iocm_entries_complete(entries);
 	return -EIO;
+}
+
+/*
+ * As iocm_entries_receive(), for a packet that this module copies itself, with a header of @header_len
+ * bytes that the socket makes. The socket is asked for that only when all the rest has arrived.
+ */
+static __always_inline int receive_written(struct iocm_entries *entries, struct socket *sock,
+					   const struct iovec *segments, unsigned int count,
+					   size_t skip, size_t len, size_t header_len,
+					   u16 buffers, enum iocm_keep keep)
+{
+	struct place place = { segments, count, skip + header_len };
+	struct sk_buff *skb = entries->entries[entries->head];
+	struct msghdr msg = { .msg_flags = MSG_DONTWAIT, .msg_control = skb };
+	/* Not all kernels write what a long header has behind their own. */
+	u8 header[IOCM_HEADER_MAX] = {};
+	struct kvec whole = { .iov_base = header, .iov_len = header_len };
+	int err = -EIO;
+
+	if (unlikely(!write_packet(&place, skb))) {
+		if (keep != IOCM_KEEP_NOT)
+			return -EFAULT;
+		return receive_by_socket(entries, sock, segments, count, skip, len, buffers, keep);
+	}
+
+	if (likely(keep != IOCM_KEEP_NOT))
+		skb_get(skb);
+	iov_iter_kvec(&msg.msg_iter, ITER_DEST, &whole, 1, header_len);
+	if (likely(receive(sock, &msg, header_len) == len)) {
+		if (buffers)
+			put_unaligned_le16(buffers, header + IOCM_BUFFERS_OFFSET);
+		if (likely(write_header(segments->iov_base + skip, header, header_len)))
+			err = 0;
+		else if (keep != IOCM_KEEP_NOT)
+			return -EFAULT;
+	}
+
+	entries->head++;
+	if (keep == IOCM_KEEP_UNTIL_COMPLETED && !err)
+		entries->kept = skb;
+	else if (likely(keep != IOCM_KEEP_NOT))
+		consume_skb(skb);
+	return err;
+}
+
+/* As iocm_entries_receive(), for a packet that is copied once. */
+static noinline int receive_long(struct iocm_entries *entries, struct socket *sock,
+				 const struct iovec *segments, unsigned int count, size_t skip,
+				 size_t len, u16 buffers, enum iocm_keep keep)
+{
+	struct iovec whole;
+	size_t header_len;
+
+	if (unlikely(entries->copied) && !iocm_entries_restore(entries))
+		return -EIO;
+	segments = join(segments, &count, skip + len, &whole);
+	header_len = len - entries->peeked;
+	if (likely(may_write(entries, segments, count, skip, header_len)))
+		return receive_written(entries, sock, segments, count, skip, len, header_len,
+				       buffers, keep);
+	return receive_by_socket(entries, sock, segments, count, skip, len, buffers, keep);
 }
 
 /*
@@ -666,5 +825,5 @@ int iocm_entries_drop(struct iocm_entries *entries, struct socket *sock,
 		return 0;
 	}
 	iov_iter_init(&msg.msg_iter, ITER_DEST, segment, 1, 1);
-	return receive(entries, sock, &msg, 1);
+	return receive_next(entries, sock, &msg, 1);
 }
