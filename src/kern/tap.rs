@@ -123,8 +123,8 @@ impl Drop for Socket {
 
 /// Why a packet cannot become a frame of a batch.
 pub enum FrameError {
-    /// It is too large, and has to be sent alone.
-    TooLarge,
+    /// It has to be sent alone: it is too large, or there is no memory for a large one.
+    Alone,
     /// It could not be read from the guest.
     Fault,
     /// It is broken, or there is no memory for it.
@@ -185,7 +185,9 @@ impl Frames {
     }
 
     /// Copies `len` bytes of `segments` of `memory`, from `skip` bytes on, into the batch for
-    /// `socket`. The first `header_len` of them are the virtio header, which is 0, 10, 12 or 24.
+    /// `socket`. The first `header_len` of them are the virtio header, which is 0, 10, 12 or 24. Returns
+    /// whether the batch is full, and should be sent before there is more.
+    #[inline(always)]
     pub fn add(
         &mut self,
         socket: &Socket,
@@ -194,15 +196,15 @@ impl Frames {
         skip: usize,
         len: usize,
         header_len: usize,
-    ) -> Result<(), FrameError> {
+    ) -> Result<bool, FrameError> {
         if self.count >= BATCH {
-            return Err(FrameError::TooLarge);
+            return Err(FrameError::Alone);
         }
         let mut header = core::ptr::null_mut();
         // SAFETY: The batch and the socket are valid, and there is room for a frame; the segments have
         // the layout of `struct iovec` and point to what is reached as user memory only; the last
         // argument is valid for writes.
-        let error = unsafe {
+        let result = unsafe {
             shim::iocm_frames_add(
                 self.frames.as_ptr(),
                 socket.as_ptr(),
@@ -214,11 +216,12 @@ impl Frames {
                 &mut header,
             )
         };
-        match error {
-            0 => (),
-            _ if error == ENOSPC.to_errno() => return Err(FrameError::TooLarge),
-            _ if error == EFAULT.to_errno() => return Err(FrameError::Fault),
-            _ => return Err(FrameError::Dropped),
+        if result < 0 {
+            return Err(match result {
+                _ if result == ENOSPC.to_errno() => FrameError::Alone,
+                _ if result == EFAULT.to_errno() => FrameError::Fault,
+                _ => FrameError::Dropped,
+            });
         }
         // SAFETY: What was written is the start of a frame, where there is padding that the longest
         // header fits into, and nobody else has the frame yet.
@@ -234,7 +237,7 @@ impl Frames {
         }
         // INVARIANT: One more, and it was below the maximum.
         self.count += 1;
-        Ok(())
+        Ok(result > 0)
     }
 
     /// Sends the batch to `socket`; it is empty afterwards in any case.

@@ -179,12 +179,21 @@ int iocm_socket_send(struct socket *sock, const struct iovec *segments, unsigned
 #define IOCM_HEADER_MAX sizeof(struct virtio_net_hdr_v1_hash_tunnel)
 static_assert(L1_CACHE_BYTES >= IOCM_HEADER_MAX); /* NET_SKB_PAD is not less. */
 
+/* Frames that are longer than a page share a piece of memory: three of 64 KiB fit into one. */
+#define IOCM_PIECE_SIZE SZ_256K
+
+/* The longest frame: a packet of 64 KiB, with room for headers and struct skb_shared_info. */
+#define IOCM_FRAME_MAX (SZ_64K + SZ_2K)
+
 /*
  * A batch of frames to send. What lies in the page fragment of a frame is agreed with tun and tap:
  * the virtio header at its start, the packet after the padding, struct skb_shared_info behind it.
  */
 struct iocm_frames {
 	struct page_frag_cache cache;
+	/* For frames that are longer than a page, or NULL; so many bytes of it are given out. */
+	struct page *piece;
+	unsigned int given;
 	unsigned int count;
 	struct xdp_buff frames[IOCM_BATCH];
 };
@@ -202,6 +211,8 @@ struct iocm_frames *iocm_frames_alloc(void)
 void iocm_frames_free(struct iocm_frames *frames)
 {
 	page_frag_cache_drain(&frames->cache);
+	if (frames->piece)
+		put_page(frames->piece);
 	kfree(frames);
 }
 
@@ -230,10 +241,39 @@ static bool copy_segments(void *to, const struct iovec *segments, unsigned int c
 }
 
 /*
+ * Memory for a frame of @size bytes that is longer than a page, or NULL. Tun and tap would take pages
+ * for each such packet and give them back to the kernel; this is used again and again as long as nobody
+ * keeps a packet for longer than it takes to send the batch.
+ */
+static noinline void *alloc_long_frame(struct iocm_frames *frames, unsigned int size)
+{
+	if (frames->piece && frames->given + size > IOCM_PIECE_SIZE) {
+		/*
+		 * With our reference alone nobody reads it any more: who gave another one up by a full
+		 * atomic operation had read before, and what is written next depends on this count.
+		 */
+		if (page_ref_count(frames->piece) != 1) {
+			put_page(frames->piece);
+			frames->piece = NULL;
+		}
+		frames->given = 0;
+	}
+	if (!frames->piece) {
+		frames->piece = alloc_pages((GFP_KERNEL & ~__GFP_DIRECT_RECLAIM) | __GFP_COMP |
+					    __GFP_NOWARN | __GFP_NORETRY, get_order(IOCM_PIECE_SIZE));
+		if (!frames->piece)
+			return NULL;
+	}
+	get_page(frames->piece);
+	frames->given += size;
+	return page_address(frames->piece) + frames->given - size;
+}
+
+/*
  * Adds a packet of @len bytes to the batch, its first @header_len being the virtio header for the
- * socket. Returns 0, and in @header the copy of the header at the start of the frame, where tun and tap
- * look at it; or -ENOSPC for a packet that is too large for a frame, -ENOMEM, -EFAULT. The caller sends
- * before there are more than IOCM_BATCH.
+ * socket. Returns 0, or 1 if the batch is to be sent before the next one is added, and in @header the copy
+ * of the header at the start of the frame, where tun and tap look at it; or -ENOSPC for a packet that has to
+ * be sent alone, -ENOMEM, -EFAULT. The caller sends before there are more than IOCM_BATCH.
  */
 int iocm_frames_add(struct iocm_frames *frames, struct socket *sock,
 		    const struct iovec *segments, unsigned int count, size_t skip, size_t len,
@@ -247,14 +287,20 @@ int iocm_frames_add(struct iocm_frames *frames, struct socket *sock,
 	unsigned int size;
 	void *buffer;
 
-	if (len > PAGE_SIZE || SKB_DATA_ALIGN(len + pad) + tail > PAGE_SIZE)
+	if (len > IOCM_FRAME_MAX || SKB_DATA_ALIGN(len + pad) + tail > IOCM_FRAME_MAX)
 		return -ENOSPC;
 
 	size = SKB_DATA_ALIGN(len + pad) + tail;
-	buffer = page_frag_alloc_align(&frames->cache, size, GFP_KERNEL | __GFP_NOWARN,
-				       SMP_CACHE_BYTES);
-	if (unlikely(!buffer))
-		return -ENOMEM;
+	if (size > PAGE_SIZE) {
+		buffer = alloc_long_frame(frames, size);
+		if (!buffer)
+			return -ENOSPC;
+	} else {
+		buffer = page_frag_alloc_align(&frames->cache, size, GFP_KERNEL | __GFP_NOWARN,
+					       SMP_CACHE_BYTES);
+		if (unlikely(!buffer))
+			return -ENOMEM;
+	}
 
 	segments = join(segments, &count, skip + len, &whole);
 	if (unlikely(!copy_segments(buffer + pad - header_len, segments, count, skip, len))) {
@@ -275,7 +321,8 @@ int iocm_frames_add(struct iocm_frames *frames, struct socket *sock,
 	xdp_prepare_buff(frame, buffer, pad, len - header_len, true);
 	frames->count++;
 	*header = buffer;
-	return 0;
+	/* When the batch is sent, the piece can be used again if nobody keeps a part of it. */
+	return size > PAGE_SIZE && frames->given + IOCM_FRAME_MAX > IOCM_PIECE_SIZE;
 }
 
 /* Takes the frame that was added last out of the batch. */

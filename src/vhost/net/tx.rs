@@ -125,9 +125,12 @@ impl<M: Memory> Slice<'_, '_, M> {
                 socket_header,
             );
             match added {
-                Ok(()) => {
+                Ok(full) => {
                     batch.packets += 1;
                     batch.bytes += packet as u64;
+                    if full {
+                        self.send_batch(socket, batch);
+                    }
                     return Ok(Fate::Done);
                 }
                 Err(FrameError::Fault) if self.how.shared => return Err(RingError::Fault),
@@ -136,8 +139,7 @@ impl<M: Memory> Slice<'_, '_, M> {
                     return Ok(Fate::Done);
                 }
                 // What is in the batch comes before this packet.
-                Err(FrameError::TooLarge) if batch.packets > 0 => self.flush(socket, batch)?,
-                Err(FrameError::TooLarge) => (),
+                Err(FrameError::Alone) => self.send_batch(socket, batch),
             }
         }
         let more = !batching && !self.ring.is_empty(&self.memory);
@@ -159,9 +161,8 @@ impl<M: Memory> Slice<'_, '_, M> {
         }
     }
 
-    /// Sends the batch and gives the chains back. If the socket refuses the batch, its packets
-    /// are lost but their chains are not.
-    fn flush(&mut self, socket: &Socket, batch: &mut Batch) -> Result<(), RingError> {
+    /// Sends the batch. If the socket refuses it, its packets are lost but their chains are not.
+    fn send_batch(&mut self, socket: &Socket, batch: &mut Batch) {
         let Batch { packets, bytes } = core::mem::take(batch);
         let begun = self.batches.is_limited().then(cpu::now);
         let sent = self.frames.send(socket);
@@ -176,6 +177,11 @@ impl<M: Memory> Slice<'_, '_, M> {
             }
             Err(_) => self.tally.drops += packets,
         }
+    }
+
+    /// Sends the batch and gives the chains back.
+    fn flush(&mut self, socket: &Socket, batch: &mut Batch) -> Result<(), RingError> {
+        self.send_batch(socket, batch);
         self.give_back()
     }
 }

@@ -105,6 +105,11 @@ pub fn play(scene: &Scene, node: &Node, transcript: &mut Transcript<'_>) -> Resu
     Ok(())
 }
 
+/// No packet of up to so many bytes is too long for a frame of stock vhost, whatever is before and behind it. With a
+/// longer one it is the tap that takes the header off, which is not as long as the device's where a scene
+/// says so.
+const FRAME_MIN: usize = 3000;
+
 /// Whether a scene goes on.
 #[derive(PartialEq, Eq)]
 enum Progress {
@@ -220,7 +225,11 @@ impl<'a> Driver<'a> {
     }
 
     fn receive(&mut self) -> Result<()> {
+        let other_header = self.scene.tap_header != header_of(self.scene.features);
         while let Some(packet) = self.rig.ground.wire.receive()? {
+            if other_header && packet.len() > FRAME_MIN {
+                continue;
+            }
             self.received
                 .push(format!("{}:{:08x}", packet.len(), crc32fast::hash(&packet)));
         }

@@ -17,10 +17,13 @@ use nix::errno::Errno;
 use vhost::vhost_kern::vhost_binding::vhost_memory_region;
 use vhost_iocm_selftests::control::Control;
 use vhost_iocm_selftests::device::{knows_fork_owner, Device, ACCESS_PLATFORM, RECEIVE, TRANSMIT};
+use vhost_iocm_selftests::header::NetHeader;
 use vhost_iocm_selftests::iotlb;
 use vhost_iocm_selftests::ktap::{diagnostic, skip, Outcome, Suite};
 use vhost_iocm_selftests::nic::{new_event, Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
+use vhost_iocm_selftests::segment;
+use vhost_iocm_selftests::tap::TapOptions;
 use vhost_iocm_selftests::thread;
 use vhost_iocm_selftests::wait;
 
@@ -66,7 +69,14 @@ fn main() -> ExitCode {
     suite.case("locking the only worker", || {
         injected(|faults| lock_default(faults, &control))
     });
-    suite.case("transmitting", || injected(|_| transmit(node, &control)));
+    suite.case("transmitting", || {
+        injected(|_| transmit(node, &control, &NetHeader::default(), &[0x5a; 1000]))
+    });
+    suite.case("transmitting large packets", || {
+        let packet = segment::encode(0, segment::MAXIMUM);
+        let header = segment::segmentation_header(segment::SIZE);
+        injected(|_| transmit(node, &control, &header, &packet))
+    });
     suite.run(&options.filters)
 }
 
@@ -359,9 +369,17 @@ fn lock_default(faults: &mut Faults, control: &Control) -> Result<()> {
 
 /// A packet for which there is no memory may be lost, but its chain comes back, at the latest after
 /// another kick when the ring itself could not be read, and the next packet passes.
-fn transmit(node: &Path, control: &Control) -> Result<()> {
-    let mut nic = Nic::new(node, NicOptions::default())?;
-    let packet = [0x5a; 1000];
+fn transmit(node: &Path, control: &Control, header: &NetHeader, packet: &[u8]) -> Result<()> {
+    let nic = NicOptions {
+        transmit_length: packet.len() as u32,
+        transmit_chains: Some(16),
+        tap: TapOptions {
+            offload: true,
+            ..TapOptions::default()
+        },
+        ..NicOptions::default()
+    };
+    let mut nic = Nic::new(node, nic)?;
     let device = control.device_of(nic.tap.name())?;
     let worker = control.read_line(&format!("dev/{device}/worker"))?;
     let pid = control.read_line(&format!("worker/{worker}/pid"))?;
@@ -369,7 +387,8 @@ fn transmit(node: &Path, control: &Control) -> Result<()> {
     for count in 1..=20 {
         fs::write(&nth, count.to_string()).with_context(|| format!("write {nth}"))?;
         for _ in 0..8 {
-            ensure!(nic.transmit(&packet)?, "the ring is full");
+            ensure!(nic.add_transmit(header, packet)?, "the ring is full");
+            nic.transmit.publish()?;
             wait::until("the chain of a packet to come back", || {
                 nic.transmit.kick()?;
                 Ok(nic.reclaim()? > 0)
@@ -379,7 +398,8 @@ fn transmit(node: &Path, control: &Control) -> Result<()> {
         fs::write(&nth, "0")?;
     }
     let before = control.read_counter(&format!("dev/{device}/status"), "handled_packets")?;
-    ensure!(nic.transmit(&packet)?, "the ring is full");
+    ensure!(nic.add_transmit(header, packet)?, "the ring is full");
+    nic.transmit.publish()?;
     nic.reclaim_all()?;
     let after = control.read_counter(&format!("dev/{device}/status"), "handled_packets")?;
     ensure!(

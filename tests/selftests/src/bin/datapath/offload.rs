@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Checksums and segmentation that one side leaves to the other.
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use vhost_iocm_selftests::device::{EVENT_IDX, MRG_RXBUF, VERSION_1};
 use vhost_iocm_selftests::header::NetHeader;
 use vhost_iocm_selftests::ktap::Suite;
@@ -83,6 +83,11 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
     }
 
     suite.case(
+        "large packets that wait for their receiver stay as they were sent",
+        move || large_packets_wait(options),
+    );
+
+    suite.case(
         "a driver without offloads receives complete checksums",
         move || {
             let mut nic = Nic::new(&options.node, NicOptions::default())?;
@@ -157,6 +162,40 @@ fn transmit(options: &Options, features: u64, header: NetHeader, length: usize) 
         let (arrived, bytes) = wire.expect_with()?;
         compare((&header, &packet), (&arrived, &bytes))?;
         nic.reclaim_all()?;
+    }
+    Ok(())
+}
+
+/// Memory of a packet may be used for another one only when nobody has a part of it any more.
+fn large_packets_wait(options: &Options) -> Result<()> {
+    const ROUNDS: u32 = 5;
+    const WAITING: u32 = 12;
+    let mut nic = Nic::new(
+        &options.node,
+        nic_options(VERSION_1 | MRG_RXBUF | EVENT_IDX),
+    )?;
+    let mut wire = PacketSocket::with_header(nic.tap.name(), segment::ETHERTYPE)?;
+    let header = segment::segmentation_header(SEGMENT);
+    // Some fill what the ones before have left, and the longest need the most.
+    let length = |sequence: u32| segment::MAXIMUM - (sequence % 4) as usize * 10_000;
+    for round in 0..ROUNDS {
+        let sequences = || (round * WAITING..).take(WAITING as usize);
+        for sequence in sequences() {
+            let packet = segment::encode(sequence, length(sequence));
+            ensure!(nic.add_transmit(&header, &packet)?, "no room");
+            nic.transmit.publish()?;
+            // In half of the rounds they are served together.
+            if round % 2 == 0 {
+                nic.reclaim_all()?;
+            }
+        }
+        nic.reclaim_all()?;
+        for sequence in sequences() {
+            let packet = segment::encode(sequence, length(sequence));
+            let (arrived, bytes) = wire.expect_with()?;
+            compare((&header, &packet), (&arrived, &bytes))
+                .with_context(|| format!("packet {sequence}"))?;
+        }
     }
     Ok(())
 }
