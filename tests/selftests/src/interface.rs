@@ -70,6 +70,31 @@ impl Drop for Pair {
     }
 }
 
+/// A bridge between interfaces.
+pub struct Bridge {
+    name: String,
+}
+
+impl Bridge {
+    /// Makes a bridge and brings it up.
+    pub fn new(name: &str, ports: &[&str]) -> Result<Self> {
+        ip(&["link", "add", name, "type", "bridge", "mcast_snooping", "0"])?;
+        let bridge = Self { name: name.into() };
+        for port in ports {
+            ip(&["link", "set", port, "master", name])?;
+        }
+        bring_up(name)?;
+        Ok(bridge)
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        // As for a pair.
+        let _ = ip(&["link", "delete", &self.name]);
+    }
+}
+
 /// The file of a macvtap or ipvtap.
 pub struct TapOnTop {
     file: File,

@@ -8,6 +8,7 @@ use vhost_iocm_selftests::control::Control;
 use vhost_iocm_selftests::counters::Counters;
 use vhost_iocm_selftests::device::{DEVICE_HEADER, EVENT_IDX, MRG_RXBUF, VERSION_1};
 use vhost_iocm_selftests::frame;
+use vhost_iocm_selftests::interface::{Bridge, Pair};
 use vhost_iocm_selftests::ktap::Suite;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
@@ -91,6 +92,11 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
     }
 
     suite.case(
+        "a packet whose VLAN tag was taken out of it arrives with the tag",
+        move || tagged(options),
+    );
+
+    suite.case(
         "packets that wait in a stopped device arrive when it starts",
         move || {
             let mut nic = Nic::new(&options.node, NicOptions::default())?;
@@ -115,6 +121,34 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
             account.expect_all(50)
         },
     );
+}
+
+/// The host takes a tag out of each packet that it receives, and keeps it beside it until a tap, which takes tags
+/// that are beside packets, puts it back.
+fn tagged(options: &Options) -> Result<()> {
+    const TAG: [u8; 4] = [0x81, 0x00, 0x20, 0x05];
+    const ADDRESSES: usize = 12;
+    let mut nic = Nic::new(&options.node, NicOptions::default())?;
+    let pair = Pair::new("iocmg")?;
+    let _bridge = Bridge::new("iocmgb", &[&pair.near, nic.tap.name()])?;
+    let wire = PacketSocket::new(&pair.far, 0)?;
+    for (sequence, length) in [60, 200, 260, 1000, 1500].into_iter().enumerate() {
+        let frame = frame::encode(2, sequence as u64, length);
+        let mut packet = frame[..ADDRESSES].to_vec();
+        packet.extend_from_slice(&TAG);
+        packet.extend_from_slice(&frame[ADDRESSES..]);
+        ensure!(wire.send(&packet)?, "the wire is full");
+        let received = nic.receive()?;
+        ensure!(
+            received.packet == packet,
+            "{} bytes arrived as {}: {:02x?}",
+            packet.len(),
+            received.packet.len(),
+            &received.packet[..20.min(received.packet.len())]
+        );
+        nic.replenish()?;
+    }
+    Ok(())
 }
 
 /// The memory of buffers that the device has is given up again and again, all but that of headers in pages of
