@@ -53,7 +53,11 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
 
     suite.case(
         "frames that are dropped leave no memory behind",
-        move || dropped_frames(options),
+        move || dropped_frames(options, 1514, options.volume(30_000, 15_000)),
+    );
+    suite.case(
+        "frames of 60,000 bytes that are dropped leave no memory behind",
+        move || dropped_frames(options, 60_000, options.volume(1500, 1000)),
     );
 
     suite.case(
@@ -173,10 +177,14 @@ fn limited() -> NicOptions {
 
 /// Frames for which there is no packet, and frames that the tap refuses: each was copied by then, into memory
 /// of 1 KiB at least.
-fn dropped_frames(options: &Options) -> Result<()> {
-    let frames = options.volume(30_000, 15_000);
-    let mut nic = Nic::new(&options.node, NicOptions::default())?;
-    let frame = frame::encode(1, 0, 1514);
+fn dropped_frames(options: &Options, length: usize, frames: usize) -> Result<()> {
+    let nic = NicOptions {
+        transmit_length: length as u32,
+        transmit_chains: Some(64),
+        ..NicOptions::default()
+    };
+    let mut nic = Nic::new(&options.node, nic)?;
+    let frame = frame::encode(1, 0, length);
     let drop_all = |nic: &mut Nic, header: NetHeader, count: usize| -> Result<()> {
         let mut sent = 0;
         while sent < count {
@@ -190,14 +198,15 @@ fn dropped_frames(options: &Options) -> Result<()> {
     };
     nic.tap.set_up(false)?;
     // What is needed once is not counted.
-    drop_all(&mut nic, NetHeader::default(), 1000)?;
+    drop_all(&mut nic, NetHeader::default(), frames / 15)?;
     let before = available()?;
     drop_all(&mut nic, NetHeader::default(), frames)?;
     if !options.stock {
         // Stock vhost tries these for ever.
         drop_all(&mut nic, NetHeader::needs_checksum(0xfff0, 10), frames)?;
     }
-    let most = frames >> 10;
+    // Half of them, in MiB.
+    let most = (frames * length) >> 21;
     wait::until("the memory of dropped frames to be free", || {
         Ok(available()? + most >= before)
     })
