@@ -12,6 +12,7 @@ use vhost_iocm_selftests::interface::{Pair, TapOnTop};
 use vhost_iocm_selftests::ktap::Suite;
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
+use vhost_iocm_selftests::segment;
 use vhost_iocm_selftests::tap::{Tap, TapOptions};
 use vhost_iocm_selftests::traffic::{mixed_length, Direction, Traffic};
 use vhost_iocm_selftests::wait;
@@ -23,6 +24,10 @@ fn card(options: &Options, features: u64, backend: &dyn AsRawFd) -> Result<Nic> 
         features,
         ..NicOptions::default()
     };
+    card_like(options, nic, backend)
+}
+
+fn card_like(options: &Options, nic: NicOptions, backend: &dyn AsRawFd) -> Result<Nic> {
     let nic = Nic::prepare(Device::open(&options.node)?, nic)?;
     for index in [RECEIVE, TRANSMIT] {
         nic.device
@@ -48,6 +53,37 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
         let tap = TapOnTop::new(&pair, "macvtap", "passthru")?;
         exchange(&mut card(options, MODERN, &tap)?, &pair, frames)
     });
+
+    suite.case(
+        "large packets are transmitted through a macvtap",
+        move || {
+            let pair = Pair::new("iocml")?;
+            let tap = TapOnTop::new(&pair, "macvtap", "passthru")?;
+            let nic = NicOptions {
+                transmit_length: 66_000,
+                transmit_chains: Some(16),
+                ..NicOptions::default()
+            };
+            let mut nic = card_like(options, nic, &tap)?;
+            let mut wire = PacketSocket::with_header(&pair.far, segment::ETHERTYPE)?;
+            let header = segment::segmentation_header(segment::SIZE);
+            for (sequence, length) in [3000, 10_000, 32_000, 65_000]
+                .into_iter()
+                .cycle()
+                .take(12)
+                .enumerate()
+            {
+                let packet = segment::encode(sequence as u32, length);
+                ensure!(nic.add_transmit(&header, &packet)?, "the ring is full");
+                nic.transmit.publish()?;
+                let (arrived, bytes) = wire.expect_with()?;
+                ensure!(bytes == packet, "packet {sequence} was changed");
+                ensure!(arrived.gso_size == header.gso_size, "{arrived:?}");
+                nic.reclaim_all()?;
+            }
+            Ok(())
+        },
+    );
 
     suite.case("frames to all go through an ipvtap both ways", move || {
         let pair = Pair::new("iocmi")?;
