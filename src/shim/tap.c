@@ -259,8 +259,9 @@ static noinline void *alloc_long_frame(struct iocm_frames *frames, unsigned int 
 		frames->given = 0;
 	}
 	if (!frames->piece) {
-		frames->piece = alloc_pages((GFP_KERNEL & ~__GFP_DIRECT_RECLAIM) | __GFP_COMP |
-					    __GFP_NOWARN | __GFP_NORETRY, get_order(IOCM_PIECE_SIZE));
+		/* Nobody reclaims or moves memory for a piece: there is another way without. */
+		frames->piece = alloc_pages((GFP_KERNEL & ~__GFP_RECLAIM) | __GFP_COMP |
+					    __GFP_NOWARN, get_order(IOCM_PIECE_SIZE));
 		if (!frames->piece)
 			return NULL;
 	}
