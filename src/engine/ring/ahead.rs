@@ -82,10 +82,10 @@ impl Ahead {
         }
     }
 
-    /// Reads the descriptor that heads the chain with `index` in the available ring, and all that lie
-    /// between it and that of a chain behind it, which is taken as far behind as allows to read them at
-    /// once. Drivers take descriptors in ascending or descending order mostly, so the chains between have
-    /// theirs there. One alone is not read, and neither are those that cannot be.
+    /// Reads the descriptor that heads the chain with `index` in the available ring, and those around it, twice
+    /// as many as there are chains: those of chains that follow each other mostly lie close together, in
+    /// whatever order the driver takes them. Where the next chain lies elsewhere, or there is none, nothing
+    /// is read, and neither are those that cannot be.
     #[inline(never)]
     pub(super) fn read_descriptors<M: RingMem>(
         &mut self,
@@ -95,26 +95,22 @@ impl Ahead {
         index: u16,
     ) {
         let heads = self.heads_from(index);
-        let Some(first) = heads.first().map(|head| u16::from_le_bytes(*head)) else {
+        let &[first, second, ..] = heads else {
             return;
         };
-        let mut chains = heads.len();
-        let (lowest, count) = loop {
-            let Some(last) = heads[..chains].get(1..).and_then(<[_]>::last) else {
-                return;
-            };
-            let last = u16::from_le_bytes(*last);
-            let (lowest, highest) = (first.min(last), first.max(last));
-            if highest < num && usize::from(highest - lowest) < DESCRIPTORS {
-                break (lowest, highest - lowest + 1);
-            }
-            chains /= 2;
-        };
-        let bytes = self.descriptors[..usize::from(count)].as_flattened_mut();
+        let (first, second) = (u16::from_le_bytes(first), u16::from_le_bytes(second));
+        // Both are powers of two, so with the first one all of them lie in the table.
+        let count = (2 * heads.len()).next_power_of_two().min(DESCRIPTORS);
+        let count = count.min(usize::from(num));
+        let lowest = first & !(count as u16 - 1);
+        if first >= num || second.wrapping_sub(lowest) >= count as u16 {
+            return;
+        }
+        let bytes = self.descriptors[..count].as_flattened_mut();
         self.descriptors_len = 0;
         if mem.read_ahead(layout.descriptor(lowest), bytes) {
             self.lowest = lowest;
-            self.descriptors_len = count;
+            self.descriptors_len = count as u16;
         }
     }
 
