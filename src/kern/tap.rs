@@ -382,7 +382,7 @@ impl Receiver {
                 segments.len() as u32,
                 skip,
                 len,
-                buffers,
+                buffers.into(),
                 keep,
             )
         };
@@ -397,6 +397,15 @@ impl Receiver {
     pub fn complete(&mut self) {
         // SAFETY: By the type invariant the entries are valid.
         unsafe { shim::iocm_entries_complete(self.entries.entries.as_ptr()) };
+    }
+
+    /// Has the interface count what was received since this was called last, as far as it does not know of it.
+    /// To be called before anybody sees these packets.
+    pub fn account(&mut self) {
+        // SAFETY: By the type invariant the entries are attached to the socket.
+        unsafe {
+            shim::iocm_entries_account(self.entries.entries.as_ptr(), self.socket.as_ptr());
+        }
     }
 
     /// Takes the packet that was received last back: it is the next one again. It is lost if the

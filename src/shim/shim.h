@@ -53,6 +53,7 @@ struct iocm_entries *iocm_entries_alloc(void);
 void iocm_entries_free(struct iocm_entries *entries);
 void iocm_entries_attach(struct iocm_entries *entries, struct socket *sock);
 void iocm_entries_detach(struct iocm_entries *entries);
+void iocm_entries_account(struct iocm_entries *entries, struct socket *sock);
 size_t iocm_entries_peek(struct iocm_entries *entries, struct socket *sock);
 bool iocm_entries_ready(struct iocm_entries *entries, struct socket *sock);
 bool iocm_entries_has_ring(const struct iocm_entries *entries);
@@ -61,7 +62,7 @@ void iocm_entries_complete(struct iocm_entries *entries);
 bool iocm_entries_take_back(struct iocm_entries *entries);
 int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
 			 const struct iovec *segments, unsigned int count, size_t skip, size_t len,
-			 u16 buffers, enum iocm_keep keep);
+			 unsigned int buffers, enum iocm_keep keep);
 int iocm_entries_drop(struct iocm_entries *entries, struct socket *sock,
 		      const struct iovec *segment);
 

@@ -382,9 +382,26 @@ struct iocm_entries {
 	unsigned int peeked;
 	/* Bytes of @copy, which has the next packet then, or 0. */
 	unsigned int copied;
+	/* Kinds of headers, of @known_len bytes, that the socket was seen to make as this module does. */
+	unsigned int known;
+	unsigned int known_len;
+	/* The interface that counts packets, or NOT_COUNTED, or 0 if it is not known. */
+	int ifindex;
+	/* The same to compare with, and not to be followed: nobody keeps it. */
+	const struct net_device *interface;
+	/* Packets that were received without asking the socket, and their bytes, until they are counted. */
+	unsigned int packets;
+	unsigned int bytes;
 	void *entries[IOCM_BATCH];
-	u8 copy[IOCM_COPYBREAK];
+	u8 copy[IOCM_COPYBREAK] __aligned(sizeof(u64));
 };
+
+/* Macvtap and ipvtap do not count what is received from them. */
+#define NOT_COUNTED (-1)
+
+/* Kinds of headers: those with numbers of more than a byte may be in another byte order. */
+#define HEADER_PLAIN BIT(0)
+#define HEADER_WITH_NUMBERS BIT(1)
 
 struct iocm_entries *iocm_entries_alloc(void)
 {
@@ -397,14 +414,58 @@ void iocm_entries_free(struct iocm_entries *entries)
 	kfree(entries);
 }
 
+/*
+ * Finds the interface of a tun or tap, by its name. If it was moved to another namespace there is none, or
+ * another one that no packet will be from.
+ */
+static void find_interface(struct iocm_entries *entries, struct socket *sock)
+{
+	char name[IFNAMSIZ];
+
+	iocm_socket_name(sock, name, sizeof(name));
+	rcu_read_lock();
+	entries->interface = dev_get_by_name_rcu(sock_net(sock->sk), name);
+	entries->ifindex = entries->interface ? entries->interface->ifindex : 0;
+	rcu_read_unlock();
+}
+
 /* A packet socket has no ring: its packets are received from its queue one by one. */
 void iocm_entries_attach(struct iocm_entries *entries, struct socket *sock)
 {
 	struct ptr_ring *ring = tun_get_tx_ring(sock->file);
 
-	if (IS_ERR(ring))
+	if (!IS_ERR(ring)) {
+		find_interface(entries, sock);
+	} else {
 		ring = tap_get_ptr_ring(sock->file);
+		entries->ifindex = NOT_COUNTED;
+	}
 	entries->ring = IS_ERR(ring) ? NULL : ring;
+	entries->known = 0;
+}
+
+/* Has the interface count what was received without asking the socket, as the socket does. */
+void iocm_entries_account(struct iocm_entries *entries, struct socket *sock)
+{
+	struct net_device *dev;
+
+	if (entries->packets && entries->ifindex != NOT_COUNTED) {
+		rcu_read_lock();
+		dev = dev_get_by_index_rcu(sock_net(sock->sk), entries->ifindex);
+		if (dev && dev == entries->interface &&
+		    dev->pcpu_stat_type == NETDEV_PCPU_STAT_TSTATS) {
+			preempt_disable();
+			dev_sw_netstats_tx_add(dev, entries->packets, entries->bytes);
+			preempt_enable();
+		} else {
+			/* It is gone, or in another namespace. The socket knows. */
+			entries->ifindex = 0;
+			entries->known = 0;
+		}
+		rcu_read_unlock();
+	}
+	entries->packets = 0;
+	entries->bytes = 0;
 }
 
 /* The packet of which there is only a copy, or NULL if there is no memory for it or its header is wrong. */
@@ -571,34 +632,94 @@ static int put_buffers(const struct iovec *segments, unsigned int count, u16 buf
 	return iocm_copy_to_segments(segments, count, IOCM_BUFFERS_OFFSET, &value, sizeof(value));
 }
 
+/*
+ * Makes the header of @skb as tun and tap do (drivers/net/tun_vnet.h), in @header of IOCM_HEADER_MAX bytes.
+ * Returns of which kind it is, or 0 if only they can make it.
+ */
+static __always_inline unsigned int make_header(const struct sk_buff *skb, u8 *header)
+{
+	unsigned int kind = HEADER_PLAIN;
+
+	memset(header, 0, IOCM_HEADER_MAX);
+	if (unlikely(skb_vlan_tag_present(skb)))
+		return 0;
+	if (skb_is_gso(skb)) {
+		if (skb_shinfo(skb)->gso_type & (SKB_GSO_UDP_TUNNEL | SKB_GSO_UDP_TUNNEL_CSUM))
+			return 0;
+		kind = HEADER_WITH_NUMBERS;
+	}
+	if (unlikely(virtio_net_hdr_from_skb(skb, (struct virtio_net_hdr *)header, true, true, 0)))
+		return 0;
+	return skb->ip_summed == CHECKSUM_PARTIAL ? HEADER_WITH_NUMBERS : kind;
+}
+
+/* A header that the socket is expected to make. */
+struct expected {
+	unsigned int kind;
+	u8 header[IOCM_HEADER_MAX] __aligned(sizeof(u64));
+};
+
+/* Says what to expect of the next packet, which the socket may free. */
+static void expect_header(const struct iocm_entries *entries, struct expected *expected)
+{
+	void *entry = entries->entries[entries->head];
+
+	expected->kind = 0;
+	if (entries->ifindex && !tun_is_xdp_frame(entry))
+		expected->kind = make_header(entry, expected->header);
+}
+
+/*
+ * Learns from a header of @len bytes that the socket made whether it makes those of its kind as this module
+ * does: how long they are and in which byte order, and whether there are any, it tells to nobody but by
+ * ioctls.
+ */
+static void learn_header(struct iocm_entries *entries, const struct expected *expected,
+			 const u8 *header, size_t len)
+{
+	if (!expected->kind || len < sizeof(struct virtio_net_hdr) || len > IOCM_HEADER_MAX ||
+	    memcmp(header, expected->header, len))
+		return;
+	if (entries->known_len != len)
+		entries->known = 0;
+	entries->known_len = len;
+	entries->known |= expected->kind;
+}
+
 /* Copies the next packet of the socket, which is short, unless that was done before. */
 static bool copy_packet(struct iocm_entries *entries, struct socket *sock, size_t len)
 {
 	struct msghdr msg = { .msg_flags = MSG_DONTWAIT };
 	struct kvec whole = { .iov_base = entries->copy, .iov_len = len };
+	struct expected expected;
 
 	if (unlikely(entries->copied))
 		return true;
 
+	expect_header(entries, &expected);
 	iov_iter_kvec(&msg.msg_iter, ITER_DEST, &whole, 1, len);
 	if (unlikely(receive_next(entries, sock, &msg, len) != len))
 		return false;
+	learn_header(entries, &expected, entries->copy, len - entries->peeked);
 	entries->copied = len;
 	return true;
 }
 
-/* Whether a later piece of the buffers may be where the number of buffers is. */
-static bool overlaps_buffers(const struct iovec *segments, unsigned int count)
+/*
+ * Whether @len bytes of the first of @segments, from @skip bytes on, may be in another one as well, or are
+ * not all there.
+ */
+static __always_inline bool overlaps(const struct iovec *segments, unsigned int count, size_t skip,
+				     size_t len)
 {
-	void __user *start = segments->iov_base + IOCM_BUFFERS_OFFSET;
-	void __user *end = start + sizeof(__le16);
+	void __user *start = segments->iov_base + skip;
+	void __user *end = start + len;
 	unsigned int i;
 
-	if (segments->iov_base + segments->iov_len < end)
+	if (segments->iov_len < skip + len)
 		return true;
 	for (i = 1; i < count; i++) {
-		if (segments[i].iov_base < end &&
-		    segments[i].iov_base + segments[i].iov_len > start)
+		if (segments[i].iov_base < end && segments[i].iov_base + segments[i].iov_len > start)
 			return true;
 	}
 	return false;
@@ -607,7 +728,7 @@ static bool overlaps_buffers(const struct iovec *segments, unsigned int count)
 /* As iocm_entries_receive(), for a packet that is copied first. */
 static noinline int receive_short(struct iocm_entries *entries, struct socket *sock,
 				  const struct iovec *segments, unsigned int count, size_t skip,
-				  size_t len, u16 buffers, enum iocm_keep keep)
+				  size_t len, unsigned int buffers, enum iocm_keep keep)
 {
 	struct iovec whole;
 	int err = -EIO;
@@ -623,7 +744,8 @@ static noinline int receive_short(struct iocm_entries *entries, struct socket *s
 	} else {
 		err = iocm_copy_to_segments(segments, count, skip, entries->copy, len);
 		/* With vhost_net the number of buffers is what is written last. */
-		if (!err && buffers && unlikely(overlaps_buffers(segments, count)))
+		if (!err && buffers && unlikely(overlaps(segments, count, IOCM_BUFFERS_OFFSET,
+							 sizeof(__le16))))
 			err = put_buffers(segments, count, buffers);
 	}
 	if (unlikely(err)) {
@@ -665,14 +787,12 @@ static bool write_piece(struct place *place, const void *data, size_t len)
 	}
 }
 
-/* Copies the packet @skb to @place, whole pieces of it at once, where the socket copies page by page. */
-static __always_inline bool write_packet(struct place *place, const struct sk_buff *skb)
+/* Copies the pages of @skb to @place, whole pieces of them at once, where the socket copies page by page. */
+static __always_inline bool write_pages(struct place *place, const struct sk_buff *skb)
 {
 	const struct skb_shared_info *shared;
 	unsigned int i;
 
-	if (!write_piece(place, skb->data, skb_headlen(skb)))
-		return false;
 	if (!skb_is_nonlinear(skb))
 		return true;
 	shared = skb_shinfo(skb);
@@ -704,6 +824,33 @@ fault:
 }
 
 /*
+ * Writes the packet @skb to @place, with a header of @header_len bytes that lies at the start of
+ * IOCM_COPYBREAK bytes. What lies before the packet's pages is written together with the header if there is
+ * room for it behind that.
+ */
+static __always_inline bool write_with_header(struct place *place, const struct sk_buff *skb,
+					      u8 *header, size_t header_len)
+{
+	unsigned int linear = skb_headlen(skb);
+
+	if (header_len + linear <= IOCM_COPYBREAK) {
+		memcpy(header + header_len, skb->data, linear);
+		return write_piece(place, header, header_len + linear) && write_pages(place, skb);
+	}
+	if (!write_header(place->segment->iov_base + place->skip, header, header_len))
+		return false;
+	place->skip += header_len;
+	return write_piece(place, skb->data, linear) && write_pages(place, skb);
+}
+
+/* Whether all of a packet lies in memory that is mapped. */
+static __always_inline bool is_mapped(const struct sk_buff *skb)
+{
+	return !IS_ENABLED(CONFIG_HIGHMEM) &&
+	       (!skb_is_nonlinear(skb) || (!skb_has_frag_list(skb) && skb_frags_readable(skb)));
+}
+
+/*
  * Whether the next packet, with a header of @header_len bytes, is copied by this module itself: one that
  * lies as it is in memory that is mapped. Its header is written last, so what lies at its place in the
  * buffers must not be written before.
@@ -712,33 +859,20 @@ static __always_inline bool may_write(const struct iocm_entries *entries,
 				      const struct iovec *segments, unsigned int count, size_t skip,
 				      size_t header_len)
 {
-	void __user *start = segments->iov_base + skip;
-	void __user *end = start + header_len;
 	const struct sk_buff *skb;
-	unsigned int i;
 
-	if (IS_ENABLED(CONFIG_HIGHMEM) || entries->head == entries->tail ||
-	    tun_is_xdp_frame(entries->entries[entries->head]))
+	if (entries->head == entries->tail || tun_is_xdp_frame(entries->entries[entries->head]))
 		return false;
 	skb = entries->entries[entries->head];
-	if (skb_vlan_tag_present(skb) ||
-	    (skb_is_nonlinear(skb) && (skb_has_frag_list(skb) || !skb_frags_readable(skb))))
-		return false;
-
-	if (header_len < sizeof(struct virtio_net_hdr) || header_len > IOCM_HEADER_MAX ||
-	    segments->iov_len < skip + header_len)
-		return false;
-	for (i = 1; i < count; i++) {
-		if (segments[i].iov_base < end && segments[i].iov_base + segments[i].iov_len > start)
-			return false;
-	}
-	return true;
+	return !skb_vlan_tag_present(skb) && is_mapped(skb) &&
+	       header_len >= sizeof(struct virtio_net_hdr) && header_len <= IOCM_HEADER_MAX &&
+	       !overlaps(segments, count, skip, header_len);
 }
 
 /* As iocm_entries_receive(), for a packet that is written by the socket. */
 static noinline int receive_by_socket(struct iocm_entries *entries, struct socket *sock,
 				      const struct iovec *segments, unsigned int count,
-				      size_t skip, size_t len, u16 buffers, enum iocm_keep keep)
+				      size_t skip, size_t len, unsigned int buffers, enum iocm_keep keep)
 {
 	struct msghdr msg = { .msg_flags = MSG_DONTWAIT };
 	int received;
@@ -777,7 +911,7 @@ static noinline int receive_by_socket(struct iocm_entries *entries, struct socke
 static __always_inline int receive_written(struct iocm_entries *entries, struct socket *sock,
 					   const struct iovec *segments, unsigned int count,
 					   size_t skip, size_t len, size_t header_len,
-					   u16 buffers, enum iocm_keep keep)
+					   unsigned int buffers, enum iocm_keep keep)
 {
 	struct place place = { segments, count, skip + header_len };
 	struct sk_buff *skb = entries->entries[entries->head];
@@ -785,9 +919,11 @@ static __always_inline int receive_written(struct iocm_entries *entries, struct 
 	/* Not all kernels write what a long header has behind their own. */
 	u8 header[IOCM_HEADER_MAX] = {};
 	struct kvec whole = { .iov_base = header, .iov_len = header_len };
+	struct expected expected;
 	int err = -EIO;
 
-	if (unlikely(!write_packet(&place, skb))) {
+	if (unlikely(!write_piece(&place, skb->data, skb_headlen(skb)) ||
+		     !write_pages(&place, skb))) {
 		if (keep != IOCM_KEEP_NOT)
 			return -EFAULT;
 		return receive_by_socket(entries, sock, segments, count, skip, len, buffers, keep);
@@ -795,8 +931,10 @@ static __always_inline int receive_written(struct iocm_entries *entries, struct 
 
 	if (likely(keep != IOCM_KEEP_NOT))
 		skb_get(skb);
+	expect_header(entries, &expected);
 	iov_iter_kvec(&msg.msg_iter, ITER_DEST, &whole, 1, header_len);
 	if (likely(receive(sock, &msg, header_len) == len)) {
+		learn_header(entries, &expected, header, header_len);
 		if (buffers)
 			put_unaligned_le16(buffers, header + IOCM_BUFFERS_OFFSET);
 		if (likely(write_header(segments->iov_base + skip, header, header_len)))
@@ -816,7 +954,7 @@ static __always_inline int receive_written(struct iocm_entries *entries, struct 
 /* As iocm_entries_receive(), for a packet that is copied once. */
 static noinline int receive_long(struct iocm_entries *entries, struct socket *sock,
 				 const struct iovec *segments, unsigned int count, size_t skip,
-				 size_t len, u16 buffers, enum iocm_keep keep)
+				 size_t len, unsigned int buffers, enum iocm_keep keep)
 {
 	struct iovec whole;
 	size_t header_len;
@@ -849,14 +987,69 @@ static bool may_copy(const struct iocm_entries *entries, size_t len)
 }
 
 /*
+ * Whether the next packet may be received without asking the socket, with a header of @header_len bytes: one
+ * that lies as it is in memory that is mapped, and that nobody else has.
+ */
+static __always_inline bool may_take(const struct iocm_entries *entries, size_t header_len)
+{
+	const struct sk_buff *skb;
+
+	if (!entries->known || entries->known_len != header_len || entries->copied ||
+	    entries->head == entries->tail || tun_is_xdp_frame(entries->entries[entries->head]))
+		return false;
+	skb = entries->entries[entries->head];
+	return (entries->ifindex == NOT_COUNTED || skb->dev == entries->interface) &&
+	       !skb_shared(skb) && is_mapped(skb);
+}
+
+/*
+ * As iocm_entries_receive(), without asking the socket, for a packet that may be taken. Returns 1 if the
+ * socket has to be asked after all.
+ */
+static __always_inline int take(struct iocm_entries *entries, const struct iovec *segments,
+				unsigned int count, size_t skip, size_t len, unsigned int buffers)
+{
+	struct sk_buff *skb = entries->entries[entries->head];
+	size_t header_len = len - entries->peeked;
+	struct place place = { .skip = skip };
+	struct iovec whole;
+
+	if (unlikely(!(make_header(skb, entries->copy) & entries->known)))
+		return 1;
+	if (buffers)
+		put_unaligned_le16(buffers, entries->copy + IOCM_BUFFERS_OFFSET);
+
+	segments = join(segments, &count, skip + len, &whole);
+	if (unlikely(overlaps(segments, count, skip, header_len)))
+		return 1;
+	place.segment = segments;
+	place.left = count;
+	if (unlikely(!write_with_header(&place, skb, entries->copy, header_len)))
+		return -EFAULT;
+
+	entries->packets++;
+	entries->bytes += skb->len;
+	entries->head++;
+	consume_skb(skb);
+	return 0;
+}
+
+/*
  * Receives the packet that was peeked at into @segments, from @skip bytes on. @len is its length with
  * the socket's header, into which the number of @buffers is written unless it is 0. Returns 0 when all of
  * it was written; -EFAULT when it was not, and the packet is the next one again; -EIO when it is lost.
  */
 int iocm_entries_receive(struct iocm_entries *entries, struct socket *sock,
 			 const struct iovec *segments, unsigned int count, size_t skip, size_t len,
-			 u16 buffers, enum iocm_keep keep)
+			 unsigned int buffers, enum iocm_keep keep)
 {
+	int err;
+
+	if (likely(keep == IOCM_KEEP_UNTIL_WRITTEN && may_take(entries, len - entries->peeked))) {
+		err = take(entries, segments, count, skip, len, buffers);
+		if (likely(err <= 0))
+			return err;
+	}
 	if (len <= IOCM_COPYBREAK && may_copy(entries, len))
 		return receive_short(entries, sock, segments, count, skip, len, buffers, keep);
 	return receive_long(entries, sock, segments, count, skip, len, buffers, keep);

@@ -29,7 +29,7 @@ impl<M: Memory> Slice<'_, '_, M> {
         let result = self.receive_packets(receiver);
         // What was received is given back also when the ring broke after it. A used ring that is not
         // resident comes before that: who may wait for it finds the ring broken, too.
-        self.give_back().and(result)
+        self.give_back_received(receiver).and(result)
     }
 
     fn receive_packets(&mut self, receiver: &mut Receiver) -> SliceResult {
@@ -77,7 +77,7 @@ impl<M: Memory> Slice<'_, '_, M> {
                 }
             }
             if *self.waiting > BATCH {
-                self.give_back()?;
+                self.give_back_received(receiver)?;
             }
             let descriptors = self.ring.take_work() + self.memory.take_work();
             let is_other_stuck = |now| self.how.is_other_stuck(now);
@@ -139,6 +139,12 @@ impl<M: Memory> Slice<'_, '_, M> {
         // The buffers cannot be written even by who may wait for them.
         receiver.complete();
         Ok(false)
+    }
+
+    /// Gives packets to the driver, after the interface has counted them.
+    fn give_back_received(&mut self, receiver: &mut Receiver) -> Result<(), RingError> {
+        receiver.account();
+        self.give_back()
     }
 
     /// Lets the `chains` that the packet fills wait to be given back.

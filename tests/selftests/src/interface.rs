@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
+use nix::unistd::Pid;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use crate::header::MODERN_LENGTH;
@@ -34,9 +35,15 @@ fn silence(name: &str) -> Result<()> {
     }
 }
 
-fn bring_up(name: &str) -> Result<()> {
+/// Brings an interface up, which then sends nothing by itself.
+pub fn bring_up(name: &str) -> Result<()> {
     silence(name)?;
     ip(&["link", "set", name, "arp", "off", "up"])
+}
+
+/// Moves an interface to the network namespace of a thread.
+pub fn move_to_namespace(name: &str, thread: Pid) -> Result<()> {
+    ip(&["link", "set", name, "netns", &thread.to_string()])
 }
 
 /// Two interfaces: what one of them sends the other receives.

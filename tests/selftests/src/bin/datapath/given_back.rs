@@ -27,16 +27,25 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
         ),
         ("long", segment::checksum_header(), 1000),
     ] {
-        suite.case(
-            format!("the tap gets packets back that wait for the memory of their buffers ({name})"),
-            move || wait_for_memory(options, header, length),
-        );
+        for (before, count) in [("the first", 0), ("after others", 5)] {
+            suite.case(
+                format!(
+                    "the tap gets packets back that wait for the memory of their buffers ({name}, {before})"
+                ),
+                move || wait_for_memory(options, header, length, count),
+            );
+        }
     }
 }
 
 /// The device's own thread, which may wait for memory, does so for a packet of the driver's. So packets to the
-/// driver whose buffers have no memory stay with the device until it is stopped.
-fn wait_for_memory(options: &Options, header: NetHeader, length: usize) -> Result<Outcome> {
+/// driver whose buffers have no memory stay with the device until it is stopped. As many `before` them arrive.
+fn wait_for_memory(
+    options: &Options,
+    header: NetHeader,
+    length: usize,
+    before: u32,
+) -> Result<Outcome> {
     const PACKETS: u32 = 4;
     if options.stock {
         return Ok(Outcome::Skip(
@@ -56,6 +65,13 @@ fn wait_for_memory(options: &Options, header: NetHeader, length: usize) -> Resul
     let counters = |index| Counters::of_virtqueue(&control, &virtqueue(&device, index));
     let mut wire = PacketSocket::with_header(nic.tap.name(), segment::ETHERTYPE)?;
 
+    for sequence in 0..before {
+        let packet = segment::encode(sequence, length);
+        ensure!(wire.send_with(&header, &packet)?, "the wire is full");
+        nic.receive()?;
+        nic.replenish()?;
+    }
+
     let outgoing = segment::encode(PACKETS, length);
     ensure!(
         nic.add_transmit(&NetHeader::default(), &outgoing)?,
@@ -71,13 +87,13 @@ fn wait_for_memory(options: &Options, header: NetHeader, length: usize) -> Resul
             nic.memory.give_up_page(page)?;
         }
     }
-    let before = counters(RECEIVE)?;
+    let counted = counters(RECEIVE)?;
     for sequence in 0..PACKETS {
         let packet = segment::encode(sequence, length);
         ensure!(wire.send_with(&header, &packet)?, "the wire is full");
     }
     wait::until("the memory of a buffer to be missing", || {
-        Ok(counters(RECEIVE)?.since(&before).get("left_fault")? > 0)
+        Ok(counters(RECEIVE)?.since(&counted).get("left_fault")? > 0)
     })?;
     nic.stop_queue(&nic.receive)?;
 

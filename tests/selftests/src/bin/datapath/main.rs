@@ -2,6 +2,7 @@
 //! The data path: every packet that a driver hands over or should get, and no other, arrives whole.
 
 mod broken;
+mod counted;
 mod given_back;
 mod layouts;
 mod notification;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     layouts::add(&mut suite, &options);
     transmit::add(&mut suite, &options);
     receive::add(&mut suite, &options);
+    counted::add(&mut suite, &options);
     given_back::add(&mut suite, &options);
     offload::add(&mut suite, &options);
     notification::add(&mut suite, &options);

@@ -108,7 +108,8 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
     );
 }
 
-fn nic_options(features: u64) -> NicOptions {
+/// A card that leaves checksums and segmentation to the other side, with room for large packets.
+pub fn nic_options(features: u64) -> NicOptions {
     let large = features & MRG_RXBUF == 0;
     NicOptions {
         features,
