@@ -659,13 +659,14 @@ struct expected {
 	u8 header[IOCM_HEADER_MAX] __aligned(sizeof(u64));
 };
 
-/* Says what to expect of the next packet, which the socket may free. */
-static void expect_header(const struct iocm_entries *entries, struct expected *expected)
+/* Says what to expect of the next packet, which the socket may free, if that is of use. */
+static void expect_header(const struct iocm_entries *entries, enum iocm_keep keep,
+			  struct expected *expected)
 {
 	void *entry = entries->entries[entries->head];
 
 	expected->kind = 0;
-	if (entries->ifindex && !tun_is_xdp_frame(entry))
+	if (keep == IOCM_KEEP_UNTIL_WRITTEN && entries->ifindex && !tun_is_xdp_frame(entry))
 		expected->kind = make_header(entry, expected->header);
 }
 
@@ -687,7 +688,8 @@ static void learn_header(struct iocm_entries *entries, const struct expected *ex
 }
 
 /* Copies the next packet of the socket, which is short, unless that was done before. */
-static bool copy_packet(struct iocm_entries *entries, struct socket *sock, size_t len)
+static bool copy_packet(struct iocm_entries *entries, struct socket *sock, size_t len,
+			enum iocm_keep keep)
 {
 	struct msghdr msg = { .msg_flags = MSG_DONTWAIT };
 	struct kvec whole = { .iov_base = entries->copy, .iov_len = len };
@@ -696,7 +698,7 @@ static bool copy_packet(struct iocm_entries *entries, struct socket *sock, size_
 	if (unlikely(entries->copied))
 		return true;
 
-	expect_header(entries, &expected);
+	expect_header(entries, keep, &expected);
 	iov_iter_kvec(&msg.msg_iter, ITER_DEST, &whole, 1, len);
 	if (unlikely(receive_next(entries, sock, &msg, len) != len))
 		return false;
@@ -733,7 +735,7 @@ static noinline int receive_short(struct iocm_entries *entries, struct socket *s
 	struct iovec whole;
 	int err = -EIO;
 
-	if (unlikely(!copy_packet(entries, sock, len)))
+	if (unlikely(!copy_packet(entries, sock, len, keep)))
 		goto done;
 	if (buffers)
 		put_unaligned_le16(buffers, entries->copy + IOCM_BUFFERS_OFFSET);
@@ -931,7 +933,7 @@ static __always_inline int receive_written(struct iocm_entries *entries, struct 
 
 	if (likely(keep != IOCM_KEEP_NOT))
 		skb_get(skb);
-	expect_header(entries, &expected);
+	expect_header(entries, keep, &expected);
 	iov_iter_kvec(&msg.msg_iter, ITER_DEST, &whole, 1, header_len);
 	if (likely(receive(sock, &msg, header_len) == len)) {
 		learn_header(entries, &expected, header, header_len);
