@@ -309,15 +309,16 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Receives from `socket`.
+    /// Receives from `socket`, which has this [`Socket::name`].
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub fn new(socket: Socket) -> Result<Self> {
+    pub fn new(socket: Socket, name: &[u8; NAME_SIZE]) -> Result<Self> {
         let entries = Entries::new()?;
-        // SAFETY: Both are valid.
-        unsafe { shim::iocm_entries_attach(entries.entries.as_ptr(), socket.as_ptr()) };
+        let name = name.as_ptr().cast();
+        // SAFETY: Both are valid, and the name is ended by a zero.
+        unsafe { shim::iocm_entries_attach(entries.entries.as_ptr(), socket.as_ptr(), name) };
         // INVARIANT: Attached just now.
         Ok(Self { entries, socket })
     }

@@ -51,7 +51,7 @@ enum iocm_keep {
 
 struct iocm_entries *iocm_entries_alloc(void);
 void iocm_entries_free(struct iocm_entries *entries);
-void iocm_entries_attach(struct iocm_entries *entries, struct socket *sock);
+void iocm_entries_attach(struct iocm_entries *entries, struct socket *sock, const char *name);
 void iocm_entries_detach(struct iocm_entries *entries);
 void iocm_entries_account(struct iocm_entries *entries, struct socket *sock);
 size_t iocm_entries_peek(struct iocm_entries *entries, struct socket *sock);

@@ -369,9 +369,10 @@ int iocm_frames_send(struct iocm_frames *frames, struct socket *sock)
 #define IOCM_COPYBREAK 256
 
 /*
- * Packets that were taken from the ring of a tun or tap and not yet received. The one that is being
- * received is kept until it has arrived, so that it can be received again: as a copy if it is short,
- * else by a reference to it. Longer frames that were redirected to the tap cannot be kept.
+ * Packets that were taken from the ring of a tun or tap and not yet received. One that the tap is not
+ * asked for stays among them until it has arrived. One that it is asked for is kept until then, so that it can
+ * be received again: as a copy if it is short, else by a reference to it. Longer frames that were redirected to
+ * the tap cannot be kept.
  */
 struct iocm_entries {
 	struct ptr_ring *ring;
@@ -418,24 +419,24 @@ void iocm_entries_free(struct iocm_entries *entries)
  * Finds the interface of a tun or tap, by its name. If it was moved to another namespace there is none, or
  * another one that no packet will be from.
  */
-static void find_interface(struct iocm_entries *entries, struct socket *sock)
+static void find_interface(struct iocm_entries *entries, struct socket *sock, const char *name)
 {
-	char name[IFNAMSIZ];
-
-	iocm_socket_name(sock, name, sizeof(name));
 	rcu_read_lock();
 	entries->interface = dev_get_by_name_rcu(sock_net(sock->sk), name);
 	entries->ifindex = entries->interface ? entries->interface->ifindex : 0;
 	rcu_read_unlock();
 }
 
-/* A packet socket has no ring: its packets are received from its queue one by one. */
-void iocm_entries_attach(struct iocm_entries *entries, struct socket *sock)
+/*
+ * Receives from @sock from now on, the interface of which has this @name. A packet socket has no ring: its packets
+ * are received from its queue one by one.
+ */
+void iocm_entries_attach(struct iocm_entries *entries, struct socket *sock, const char *name)
 {
 	struct ptr_ring *ring = tun_get_tx_ring(sock->file);
 
 	if (!IS_ERR(ring)) {
-		find_interface(entries, sock);
+		find_interface(entries, sock, name);
 	} else {
 		ring = tap_get_ptr_ring(sock->file);
 		entries->ifindex = NOT_COUNTED;

@@ -607,7 +607,7 @@ impl Device {
                     return Ok(());
                 }
                 let name = socket.name();
-                Some((self.make_backend(index, direction, socket)?, name))
+                Some((self.make_backend(index, direction, socket, &name)?, name))
             }
         };
 
@@ -684,7 +684,13 @@ impl Device {
         }
     }
 
-    fn make_backend(&self, index: usize, direction: Direction, socket: Socket) -> Result<Backend> {
+    fn make_backend(
+        &self,
+        index: usize,
+        direction: Direction,
+        socket: Socket,
+        name: &[u8; tap::NAME_SIZE],
+    ) -> Result<Backend> {
         let events = match direction {
             Direction::Receive => READABLE,
             Direction::Transmit => WRITABLE,
@@ -692,7 +698,7 @@ impl Device {
         let target = SocketEvent(self.virtqueues[index].clone());
         let watch = Watch::new(socket.file()?, events, target)?;
         let end = match direction {
-            Direction::Receive => End::Receive(Receiver::new(socket)?),
+            Direction::Receive => End::Receive(Receiver::new(socket, name)?),
             Direction::Transmit => End::Transmit(socket),
         };
         Ok(Backend { end, _watch: watch })
