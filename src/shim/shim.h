@@ -18,10 +18,7 @@ struct task_struct;
 /* Frames that one call hands to a tap, and entries taken from a tap's ring at once. */
 #define IOCM_BATCH 64
 
-/* tap.c: all contact with tun, tap and packet sockets */
-
-struct iocm_frames;
-struct iocm_entries;
+/* socket.c: sockets that are backends */
 
 struct socket *iocm_socket_get(int fd);
 void iocm_socket_put(struct socket *sock);
@@ -31,6 +28,10 @@ bool iocm_socket_writable(struct socket *sock);
 int iocm_socket_send(struct socket *sock, const struct iovec *segments, unsigned int count,
 		     size_t skip, size_t len, bool more);
 
+/* frames.c: batches of frames to send */
+
+struct iocm_frames;
+
 struct iocm_frames *iocm_frames_alloc(void);
 void iocm_frames_free(struct iocm_frames *frames);
 int iocm_frames_add(struct iocm_frames *frames, struct socket *sock,
@@ -38,6 +39,10 @@ int iocm_frames_add(struct iocm_frames *frames, struct socket *sock,
 		    size_t header_len, void **header);
 void iocm_frames_drop_last(struct iocm_frames *frames);
 int iocm_frames_send(struct iocm_frames *frames, struct socket *sock);
+
+/* entries.c: packets that are received */
+
+struct iocm_entries;
 
 /* How long a packet is kept that is being received, so that it can be received again. */
 enum iocm_keep {

@@ -22,9 +22,10 @@ use crate::kern::misc::Poll;
 use crate::kern::mm::OwnerMm;
 use crate::kern::parameters;
 use crate::kern::process::Process;
+use crate::kern::receiver::Receiver;
 use crate::kern::served::{Hold, Served};
 use crate::kern::snapshot::Snapshot;
-use crate::kern::tap::{self, Receiver, Socket};
+use crate::kern::socket::{Socket, NAME_SIZE};
 use crate::kern::user::{access_ok, Argument, MemoryTable, UserMemory};
 use crate::kern::vhost_abi::{
     ioctl, vhost_vring_addr, vhost_vring_file, vhost_vring_state, MemoryHead, FORK_OWNER_CONTROL,
@@ -84,7 +85,7 @@ pub struct Label {
     /// The process that owns it.
     pub owner: Option<Process>,
     /// The interfaces behind its virtqueues, with the zero that ends the names.
-    pub backends: [Option<[u8; tap::NAME_SIZE]>; VIRTQUEUES],
+    pub backends: [Option<[u8; NAME_SIZE]>; VIRTQUEUES],
     /// Whether workers may serve the virtqueues, with the backends that they have.
     pub shared: [bool; VIRTQUEUES],
 }
@@ -689,7 +690,7 @@ impl Device {
         index: usize,
         direction: Direction,
         socket: Socket,
-        name: &[u8; tap::NAME_SIZE],
+        name: &[u8; NAME_SIZE],
     ) -> Result<Backend> {
         let events = match direction {
             Direction::Receive => READABLE,

@@ -9,7 +9,8 @@ use crate::engine::mem::UsedElem;
 use crate::engine::sched::budget::Budget;
 use crate::engine::vnet;
 use crate::kern::cpu;
-use crate::kern::tap::{Keep, Received, Receiver, BATCH};
+use crate::kern::receiver::{Keep, Received, Receiver};
+use crate::kern::socket::BATCH;
 use crate::vhost::virtqueue::SEGMENTS_MAX;
 
 /// Buffers for a packet.

@@ -9,7 +9,8 @@ use crate::engine::mem::UsedElem;
 use crate::engine::sched::budget::Budget;
 use crate::kern::cpu;
 use crate::kern::error;
-use crate::kern::tap::{FrameError, Socket, BATCH};
+use crate::kern::frames::FrameError;
+use crate::kern::socket::{Socket, BATCH};
 
 /// Bytes of an Ethernet header. Tun and tap look at it before they check the length of a frame in
 /// a batch (CVE-2024-41090, CVE-2024-41091), so shorter packets do not reach them.
