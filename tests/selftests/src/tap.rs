@@ -67,7 +67,7 @@ impl Tap {
     pub fn new(options: &TapOptions) -> Result<Self> {
         let tap = Self::open(options)?;
         if let Some(length) = options.header_length {
-            tap.set_int(libc::TUNSETVNETHDRSZ, length as i32)?;
+            tap.set_header_length(length)?;
         }
         if let Some(limit) = options.send_buffer {
             tap.set_int(libc::TUNSETSNDBUF, limit)?;
@@ -122,6 +122,11 @@ impl Tap {
             name: self.name.clone(),
             ..options.clone()
         })
+    }
+
+    /// Sets the length of the virtio-net header before every packet.
+    pub fn set_header_length(&self, length: usize) -> Result<()> {
+        self.set_int(libc::TUNSETVNETHDRSZ, length as i32)
     }
 
     /// Attaches the queue to its interface, or detaches it: then nothing comes or goes.

@@ -3,18 +3,22 @@
 
 use std::fs;
 
-use anyhow::{ensure, Result};
-use vhost_iocm_selftests::control::Control;
+use anyhow::{ensure, Context, Result};
+use vhost_iocm_selftests::control::{virtqueue, Control};
 use vhost_iocm_selftests::counters::Counters;
-use vhost_iocm_selftests::device::{DEVICE_HEADER, EVENT_IDX, MRG_RXBUF, VERSION_1};
+use vhost_iocm_selftests::device::{DEVICE_HEADER, EVENT_IDX, MRG_RXBUF, RECEIVE, VERSION_1};
 use vhost_iocm_selftests::frame;
+use vhost_iocm_selftests::header::{NetHeader, LEGACY_LENGTH, MODERN_LENGTH};
 use vhost_iocm_selftests::interface::{Bridge, Pair};
-use vhost_iocm_selftests::ktap::Suite;
+use vhost_iocm_selftests::ktap::{Outcome, Suite};
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
+use vhost_iocm_selftests::segment;
+use vhost_iocm_selftests::wait;
 use vhost_iocm_selftests::wire::PacketSocket;
 
 use crate::expect_idle;
+use crate::offload::{compare, nic_options};
 
 pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
     for (name, features) in [
@@ -96,6 +100,13 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
         move || tagged(options),
     );
 
+    for (name, length) in [("short", 100), ("long", 1514)] {
+        suite.case(
+            format!("a tap that changes its headers is asked for the kinds of packets that are new ({name})"),
+            move || changed_headers(options, length),
+        );
+    }
+
     suite.case(
         "packets that wait in a stopped device arrive when it starts",
         move || {
@@ -121,6 +132,65 @@ pub fn add<'a>(suite: &mut Suite<'a>, options: &'a Options) {
             account.expect_all(50)
         },
     );
+}
+
+/// A worker does not ask the tap for kinds of packets that it has received, until the backend is set again. What the
+/// tap makes with headers of another length does not arrive.
+fn changed_headers(options: &Options, length: usize) -> Result<Outcome> {
+    if options.stock {
+        return Ok(Outcome::Skip("stock vhost asks the tap each time".into()));
+    }
+    let control = Control::default();
+    let card = nic_options(VERSION_1 | MRG_RXBUF | EVENT_IDX);
+    let (mut nic, device) = control.device_made_by(|| Nic::new(&options.node, card))?;
+    // Where memory is missing packets are received at home, which asks the tap.
+    nic.touch_buffers()?;
+    let wire = PacketSocket::with_header(nic.tap.name(), segment::ETHERTYPE)?;
+    let virtqueue = virtqueue(&device, RECEIVE);
+    let plain = NetHeader::default();
+    let open = segment::checksum_header();
+    let steps = [
+        ("the first", MODERN_LENGTH, &plain, true),
+        ("of a kind that was received", LEGACY_LENGTH, &plain, true),
+        ("of a new kind", LEGACY_LENGTH, &open, false),
+        ("of the old kind once more", LEGACY_LENGTH, &plain, true),
+    ];
+    let again = [
+        ("after the backend was set", LEGACY_LENGTH, &plain, false),
+        ("with headers as before", MODERN_LENGTH, &plain, true),
+        ("of the other kind", MODERN_LENGTH, &open, true),
+    ];
+    let mut sequence = 0;
+    for (part, steps) in [&steps[..], &again[..]].into_iter().enumerate() {
+        if part > 0 {
+            nic.stop()?;
+            nic.start()?;
+        }
+        for (what, header_length, header, arrives) in steps {
+            sequence += 1;
+            nic.tap.set_header_length(*header_length)?;
+            let mut packet = segment::encode(sequence, length);
+            if **header == plain {
+                segment::complete(&open, &mut packet);
+            }
+            let before = Counters::of_virtqueue(&control, &virtqueue)?;
+            ensure!(wire.send_with(header, &packet)?, "the wire is full");
+            if *arrives {
+                let received = nic.receive()?;
+                compare((header, &packet), (&received.header, &received.packet))
+                    .with_context(|| format!("a packet {what}"))?;
+                nic.replenish()?;
+            } else {
+                wait::until("a packet to be dropped", || {
+                    let now = Counters::of_virtqueue(&control, &virtqueue)?;
+                    Ok(now.since(&before).get("drops")? == 1)
+                })
+                .with_context(|| format!("a packet {what}"))?;
+                ensure!(nic.take_received()?.is_none(), "a packet {what} arrived");
+            }
+        }
+    }
+    Ok(Outcome::Pass)
 }
 
 /// The host takes a tag out of each packet that it receives, and keeps it beside it until a tap, which takes tags
