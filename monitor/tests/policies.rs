@@ -3,7 +3,9 @@
 //! What every plan keeps to, whatever was observed.
 
 use iocm::daemon::told::Told;
+use iocm::policy::level::Level;
 use iocm::policy::original::Original;
+use iocm::policy::regret::Regret;
 use iocm::policy::standard::{Settings, Standard};
 use iocm::policy::trend::Trend;
 use iocm::policy::{
@@ -485,4 +487,52 @@ fn what_rises_again_is_expected_to_go_on() {
     );
     let small = follow(&[(30, 0.01), (10, 0.02), (1, 0.05)]);
     assert!(close(small, 1.0), "next to nothing");
+}
+
+/// A load that has been the same for five intervals, and another one than was told of last, is told
+/// of once, unless one of the last two levels was short.
+#[test]
+fn a_new_level_is_told_of_once() {
+    let told = |loads: &[(u32, f64)]| {
+        let mut level = Level::default();
+        let mut told = Vec::new();
+        let mut time = 0;
+        for (intervals, load) in loads {
+            for _ in 0..*intervals {
+                time += 1;
+                level.follow(*load);
+                if level.tell() {
+                    told.push(time);
+                }
+            }
+        }
+        told
+    };
+    assert!(told(&[(20, 0.0)]).is_empty(), "nothing");
+    assert_eq!(told(&[(50, 0.5), (50, 2.0), (50, 0.5)]), [5, 55, 105]);
+    assert_eq!(told(&[(50, 0.5), (50, 0.55)]), [5], "much the same");
+    assert_eq!(told(&[(50, 0.5), (4, 2.0), (50, 0.5)]), [5], "a burst");
+    let short = [(50, 0.5), (20, 2.0), (50, 0.5), (50, 2.0), (50, 0.5)];
+    assert_eq!(told(&short), [5, 55, 175], "one of the last two was short");
+    let noise: Vec<_> = (0..50)
+        .map(|jump| (1, 0.03 * f64::from(jump % 2)))
+        .collect();
+    assert_eq!(told(&[noise, vec![(50, 1.0)]].concat()), [5, 55], "idle");
+    let jumps: Vec<_> = (0..40).map(|jump| (1, f64::from(1 + jump % 2))).collect();
+    assert!(told(&jumps).is_empty(), "what does not last");
+}
+
+/// Of a load that lasts the cheapest number of cores is taken at once, unless that costs more than
+/// it will save.
+#[test]
+fn what_lasts_is_served_by_the_cheapest_number() {
+    let decide = |costs: &[f64], change: f64, is_lasting: bool| {
+        let margins = vec![0.5; costs.len()];
+        Regret::default().decide(0, costs, &margins, change, is_lasting)
+    };
+    let costs = [2.1, f64::INFINITY, 2.0, 3.0];
+    assert_eq!(decide(&costs, 0.1, false), 0, "a small gain");
+    assert_eq!(decide(&costs, 0.1, true), 2);
+    assert_eq!(decide(&costs, 10.0, true), 0, "a change costs too much");
+    assert_eq!(decide(&[2.0, f64::INFINITY, 2.1, 3.0], 0.0, true), 0);
 }

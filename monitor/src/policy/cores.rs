@@ -7,7 +7,8 @@
 //! there is little to do, and sometimes more than two where there is work for one. So both are
 //! estimated for the load that there is, from what serving takes on this host
 //! ([`super::service`], [`super::forecast`]), and the cheaper one is chosen as soon as the other one
-//! has cost enough ([`super::regret`]).
+//! has cost enough ([`super::regret`]), or at once where the load has come to a new level and stays
+//! there ([`super::level`]).
 //!
 //! How many cores are enough is a question of what a worker would be busy for without vain slices, with
 //! room for more if the load rises again and again ([`super::trend`]).
@@ -19,6 +20,7 @@
 
 use super::ceiling::Ceilings;
 use super::forecast::{guests_busy, Assumptions, Demand, Forecast, Peaks};
+use super::level::Level;
 use super::observation::{Device, Observation, Place};
 use super::price::Price;
 use super::regret::Regret;
@@ -43,7 +45,8 @@ pub struct Settings {
     /// The part of the time for which a worker may be busy with moving packets.
     pub utilisation: f64,
     /// What cores that are taken have to be cheaper by: this part of a core for each of them that
-    /// would be busy all the time. The busier they would be, the sooner a larger load is too much.
+    /// would be busy all the time. The busier they would be, the sooner a larger load is too much. It
+    /// does not matter where the load has come to a new level and stays there ([`super::level`]).
     pub margin: f64,
     /// What is assumed of the host.
     pub assumptions: Assumptions,
@@ -79,6 +82,7 @@ pub struct Cores {
     service: Service,
     peaks: Peaks,
     trend: Trend,
+    level: Level,
     regret: Regret,
     ceilings: Ceilings,
     trial: Trial,
@@ -226,7 +230,10 @@ impl Cores {
             .map(|number| self.margin(number, cores, &forecast))
             .collect();
         let change = self.handover / interval;
-        let next = self.regret.decide(now, &costs, &margins, change) as u32;
+        let is_lasting = !is_late && self.level.tell();
+        let next = self
+            .regret
+            .decide(now, &costs, &margins, change, is_lasting) as u32;
         if next == cores {
             return None;
         }
@@ -326,7 +333,9 @@ impl Cores {
             self.home += NEW * (factor.clamp(0.5, 2.0) - self.home);
         }
         forecast.home *= self.home;
-        forecast.growth = self.trend.follow(loads.iter().map(|(_, load)| load).sum());
+        let load = loads.iter().map(|(_, load)| load).sum();
+        forecast.growth = self.trend.follow(load);
+        self.level.follow(load);
         forecast.loads = self.peaks.follow(&loads, NEW);
         (forecast, served, age)
     }

@@ -9,6 +9,7 @@ pub mod ceiling;
 pub mod cores;
 pub mod fixed;
 pub mod forecast;
+pub mod level;
 pub mod observation;
 pub mod original;
 pub mod placement;

@@ -6,7 +6,8 @@
 //! for each number of cores: what it would have saved since it began to be cheaper is added up, in
 //! cores times intervals, and begins anew when nothing is left of it. A large gain is followed at
 //! once and a small one after a while, and a load that jumps to and fro is not followed if it does
-//! so too fast for a change to pay.
+//! so too fast for a change to pay. A load that has come to a new level and stays there
+//! ([`super::level`]) has no need to wait for that.
 //!
 //! Whether taking cores has paid is judged when they are given back, by what the number before would
 //! have cost meanwhile. If it has not, the next time takes twice as much.
@@ -19,6 +20,8 @@
 
 /// What a change has to save before it is made, in cores times intervals, at least and at most.
 const PATIENCE: [f64; 2] = [1.0, 16.0];
+/// A load that has come to a new level and stays there is taken to last for so many intervals more.
+const LASTING: f64 = 100.0;
 /// Intervals without a change that did not pay after which patience is halved.
 const FORGIVE: u32 = 200;
 
@@ -50,8 +53,16 @@ impl Regret {
     /// Goes on by an interval in which each number of cores would have cost so much, in cores;
     /// infinity if it would not do. One that is cheaper by less than its margin is not worth a change; of
     /// one that is, all that it would have saved counts. `change` is what a change of a core costs, in
-    /// cores times intervals. Says which number there is to be.
-    pub fn decide(&mut self, now: usize, costs: &[f64], margins: &[f64], change: f64) -> usize {
+    /// cores times intervals. If the load `is_lasting`, and changes have paid lately, the number that
+    /// will be cheapest is chosen at once, margin or not. Says which number there is to be.
+    pub fn decide(
+        &mut self,
+        now: usize,
+        costs: &[f64],
+        margins: &[f64],
+        change: f64,
+        is_lasting: bool,
+    ) -> usize {
         self.saved.resize(costs.len(), 0.0);
         self.since = self.since.saturating_add(1);
         if self.since > FORGIVE {
@@ -73,6 +84,13 @@ impl Regret {
         if let Some((before, saved)) = &mut self.taken {
             // What could not have served the load has no cost to compare with.
             *saved += (costs[*before] - cost).min(1.0);
+        }
+        if is_lasting && self.patience <= PATIENCE[0] {
+            let best = cheapest(now, costs, change);
+            if best != now {
+                self.change(now, best, change);
+                return best;
+            }
         }
         let surplus = |cores: usize| {
             let patience = if cores > now {
@@ -110,4 +128,20 @@ impl Regret {
             self.since = 0;
         }
     }
+}
+
+/// The number of cores that costs least if the load lasts, with what a change has to save at least.
+fn cheapest(now: usize, costs: &[f64], change: f64) -> usize {
+    let price = |cores: usize| {
+        let way = if cores == now {
+            0.0
+        } else {
+            PATIENCE[0] + 2.0 * change * now.abs_diff(cores) as f64
+        };
+        LASTING * costs[cores] + way
+    };
+    (0..costs.len())
+        .filter(|cores| price(*cores) < price(now))
+        .min_by(|one, other| price(*one).total_cmp(&price(*other)))
+        .unwrap_or(now)
 }
