@@ -138,6 +138,8 @@ soak: setup ## compare rings of SOAK_SEEDS with stock vhost_net, migrate a guest
 	@scripts/vm --flavour uml-debug --timeout 3600 -- tests/conformance/run fuzz 0..1000
 	@scripts/vm --flavour uml-debug --timeout 3600 -- env VHOST_IOCM_MIGRATIONS=20 tests/guests/run migration
 	@scripts/vm --timeout 7200 -- env VHOST_IOCM_MALICE=400000 VHOST_IOCM_STALL=60 tests/selftests/run malice isolation placement
+	@$(MAKE) --no-print-directory modules FLAVOUR=debug
+	@scripts/vm --flavour debug --timeout 7200 -- env VHOST_IOCM_MALICE=10000 VHOST_IOCM_CHAOS=10000 tests/selftests/run malice placement
 
 .PHONY: demo
 demo: setup ## watch guests being served by shared workers, and a device moving

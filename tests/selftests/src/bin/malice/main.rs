@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         seed,
         options,
     } = Arguments::parse();
-    let scripts = scripts.unwrap_or(options.volume(40_000, 4_000));
+    let scripts = scripts.unwrap_or(options.volume(40_000, 1_000));
     let control = Control::default();
     let mut suite = Suite::new();
     malice::add(&mut suite, &options, &control, seed, first..first + scripts);

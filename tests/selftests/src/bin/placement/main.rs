@@ -14,7 +14,7 @@ use vhost_iocm_selftests::options::{Flavour, Options};
 
 #[derive(Parser)]
 struct Arguments {
-    /// Moves amid everything else that can happen (default: 100000, in a debug kernel 10000).
+    /// Moves amid everything else that can happen (default: 100000, in a debug kernel 3000).
     #[arg(long, env = "VHOST_IOCM_CHAOS")]
     moves: Option<u32>,
 
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     let options = &arguments.options;
     let moves = arguments.moves.unwrap_or(match Flavour::of_environment() {
         Flavour::Plain => 100_000,
-        Flavour::Debug => 10_000,
+        Flavour::Debug => 3_000,
     });
     let control = Control::default();
     let mut suite = Suite::new();

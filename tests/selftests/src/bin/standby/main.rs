@@ -19,7 +19,7 @@ use vhost_iocm_selftests::options::Options;
 #[derive(Parser)]
 struct Arguments {
     /// Changes of the control interface while workers are woken and parked (default: 2000, in a debug
-    /// kernel 1000).
+    /// kernel 200).
     #[arg(long)]
     changes: Option<u32>,
 
