@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tree::{failure, host, Tree};
+use vhost_iocm_engine::engine::snapshot::PAGE_HEAD;
 
 /// The longest that anything may take: the machine may be busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,12 +36,17 @@ impl Monitor {
     fn start_with_log(config: &str, level: &str) -> Self {
         let tree = host();
         tree.write("etc/iocm.toml", config);
+        Self::start_on(tree, level, &["monitor", "--dry-run"])
+    }
+
+    /// One on this host.
+    fn start_on(tree: Tree, level: &str, arguments: &[&str]) -> Self {
         let address = tree.path("notify");
         let socket = UnixDatagram::bind(&address).expect("bind");
         socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
         let file = |name| File::create(tree.path(name)).expect("a file");
         let child = tree
-            .iocm(&["monitor", "--dry-run"])
+            .iocm(arguments)
             .env("NOTIFY_SOCKET", &address)
             .env("RUST_LOG", level)
             .stdin(Stdio::null())
@@ -198,6 +204,58 @@ fn metrics_move_with_the_configuration_unless_they_cannot() {
     assert!(line.contains("stays as it was") && line.contains(&address.port().to_string()));
     let answer = ask(&socket);
     assert!(answer.contains("iocm_decisions_total"), "{answer}");
+}
+
+#[test]
+fn a_vm_that_comes_is_kept_off_a_core_in_a_moment() {
+    let tree = host();
+    for (file, value) in [("pending_ns_now", "0"), ("locked", "0")] {
+        let path = format!("sys/class/vhost/worker/w.5/{file}");
+        tree.write(&path, format!("{value}\n"));
+    }
+    tree.write("sys/class/vhost/worker/default", "w.5\n");
+    tree.write(
+        "etc/iocm.toml",
+        "interval_ms = 10\n[limits]\ncores_min = 1\ncores_max = 1\n",
+    );
+    tree.write(
+        "run/iocm/journal.json",
+        r#"{"cores": {"2": {"phase": "taken", "worker": 5, "pid": 77, "was_parked": false, "others": []}}, "places": []}"#,
+    );
+    let cpus = |scope: &str| format!("sys/fs/cgroup/machine.slice/{scope}.scope/cpuset.cpus");
+    for scope in ["web", "new"] {
+        tree.write(&cpus(scope), "\n");
+        tree.write(&format!("{}.effective", cpus(scope)), "0-3\n");
+    }
+    tree.write("proc/5000/comm", "qemu-system-x86\n");
+    tree.write("proc/5000/cgroup", "0::/machine.slice/new.scope\n");
+    let started = Instant::now();
+    let monitor = Monitor::start_on(tree, "info", &["monitor"]);
+    let tree = &monitor.tree;
+    let wait = |scope: &str| loop {
+        let text = fs::read_to_string(tree.path(&cpus(scope))).expect("CPUs");
+        if text == "0-1,3\n" {
+            return;
+        }
+        // After ten seconds everybody is looked for.
+        let log = monitor.log();
+        assert!(
+            started.elapsed().as_secs() < 9,
+            "{scope}: {text:?}, {log:?}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    wait("web");
+    // It begins with looking for everybody.
+    monitor.expect_told("READY=1");
+    assert_eq!(monitor.told(), "WATCHDOG=1");
+    // The device gets another owner, which the sequence of its record says, too.
+    let record = 2 * 512 + PAGE_HEAD + 24;
+    for (word, value) in [(4, 5000u64), (0, 2)] {
+        let place = (record + word) * 8;
+        tree.overwrite("sys/class/vhost/snapshot", place, &value.to_ne_bytes());
+    }
+    wait("new");
 }
 
 #[test]

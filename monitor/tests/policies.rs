@@ -309,6 +309,42 @@ fn constant_load_leads_to_rest() {
     assert!(tried_again > 0, "no load was at the limit");
 }
 
+/// A device that comes gets a worker while nothing else changes, and devices of a busy worker go where time
+/// is left, few at once, until that is no gain any more.
+#[test]
+fn whoever_comes_gets_a_worker_and_workers_share() {
+    let limits = Limits {
+        cores_min: 2,
+        cores_max: 2,
+        ..Limits::default()
+    };
+    let mut model = Model::new(8, 6, limits);
+    let mut policy = Standard::new(Settings::default());
+    let mut go_on = |model: &mut Model, load| {
+        let plan = policy.decide(&model.observe(&[load; 6]));
+        model.apply(&plan);
+        plan
+    };
+    let steps = |plan: &Plan| plan.steps.len();
+    for _ in 0..20 {
+        go_on(&mut model, 0);
+    }
+    assert_eq!(steps(&go_on(&mut model, 0)), 0);
+    model.places.insert(3, Place::Home);
+    assert_eq!(steps(&go_on(&mut model, 0)), 1, "it came");
+    assert_eq!(steps(&go_on(&mut model, 0)), 0);
+    let worker = *model.workers.keys().next().expect("a worker");
+    for place in model.places.values_mut() {
+        *place = Place::Worker(WorkerId(worker));
+    }
+    assert_eq!(steps(&go_on(&mut model, 0)), 0, "there is nothing to share");
+    let moves: usize = (0..20).map(|_| steps(&go_on(&mut model, 100))).sum();
+    let busy = |place: &&Place| **place == Place::Worker(WorkerId(worker));
+    let left = model.places.values().filter(busy).count();
+    assert!((3..=4).contains(&left), "{left} of 6");
+    assert_eq!(moves, 6 - left);
+}
+
 /// Where guests use all of their cores it is tried what one is worth. It is kept where more is moved by
 /// that, until there is less to be moved, and where guests compute it is given back.
 #[test]
@@ -535,4 +571,15 @@ fn what_lasts_is_served_by_the_cheapest_number() {
     assert_eq!(decide(&costs, 0.1, true), 2);
     assert_eq!(decide(&costs, 10.0, true), 0, "a change costs too much");
     assert_eq!(decide(&[2.0, f64::INFINITY, 2.1, 3.0], 0.0, true), 0);
+    // Two cores that were taken and went before they had saved what that cost.
+    let mut regret = Regret::default();
+    let mut then = |now, costs: &[f64], is_lasting| {
+        let margins = vec![0.0; costs.len()];
+        regret.decide(now, costs, &margins, 0.1, is_lasting)
+    };
+    assert_eq!(then(0, &costs, true), 2);
+    let low = [0.0, f64::INFINITY, 2.0, 3.0];
+    assert!((0..5).any(|_| then(2, &low, false) == 0));
+    assert_eq!(then(0, &costs, true), 0, "the last change did not pay");
+    assert!((0..100).any(|_| then(0, &costs, false) == 2), "in time");
 }

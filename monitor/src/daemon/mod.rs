@@ -73,6 +73,7 @@ pub fn run(root: &Root, options: &Monitor) -> Result<()> {
         shared: Shared::default(),
         offer: None,
         told: Told::default(),
+        tended: Vec::new(),
         prices: Prices::default(),
         rest: REST,
         resting_until: None,
@@ -89,8 +90,14 @@ pub fn run(root: &Root, options: &Monitor) -> Result<()> {
     let mut tend = Instant::now();
     let mut tend_all = tend;
     loop {
-        // systemd hears of the monitor more often than it decides, if intervals are long.
-        let wait = next.min(tend).saturating_duration_since(Instant::now());
+        // systemd hears of the monitor more often than it decides, if intervals are long. If they are
+        // short, to wake up for that alone is a waste.
+        let due = if daemon.interval() < TEND {
+            next
+        } else {
+            next.min(tend)
+        };
+        let wait = due.saturating_duration_since(Instant::now());
         match signals.wait(wait)? {
             Some(Order::Reload) => {
                 daemon.reload(root, options);
@@ -146,6 +153,8 @@ struct Daemon {
     offer: Option<metrics::Offer>,
     /// What was said that would be done.
     told: Told,
+    /// The owners of devices when guests were seen to last.
+    tended: Vec<i32>,
     /// What was said about numbers of cores.
     prices: Prices,
     rest: Duration,
@@ -258,6 +267,12 @@ impl Daemon {
 
     /// Sees to the guests.
     fn tend(&mut self, whom: Whom) {
+        // The last look is recent where intervals are short, and says whether somebody came.
+        let owners = self.observer.snapshot().owners();
+        if whom == Whom::New && self.interval() < TEND && owners == self.tended {
+            return;
+        }
+        self.tended = owners;
         if let Some(arms) = &mut self.arms {
             if let Err(failure) = arms.tend(whom) {
                 tracing::warn!(%failure, "guests may run on CPUs that are kept for I/O");

@@ -38,6 +38,8 @@ struct Slow {
     names: BTreeMap<i32, String>,
     /// The VM that had its turn last.
     turn: i32,
+    /// Turns that are owed to VMs, in parts of which `TURNS` are one.
+    owed: usize,
 }
 
 /// Watches a host.
@@ -98,8 +100,11 @@ impl Observer {
         slow.names.retain(|pid, _| is_owner(pid));
         let next = owners.partition_point(|pid| *pid <= slow.turn);
         let turns = owners.iter().cycle().skip(next);
-        let turns: Vec<i32> = turns.take(owners.len().div_ceil(TURNS)).copied().collect();
-        slow.turn = turns.last().copied().unwrap_or(0);
+        slow.owed += owners.len();
+        let count = (slow.owed / TURNS).max(1);
+        let turns: Vec<i32> = turns.take(count.min(owners.len())).copied().collect();
+        slow.owed %= TURNS;
+        slow.turn = turns.last().copied().unwrap_or(slow.turn);
         for pid in owners {
             if slow.cpus.contains_key(pid) && !turns.contains(pid) {
                 continue;

@@ -172,6 +172,10 @@ impl Forecast {
     }
 }
 
+/// What is less than this, in cores, is nothing: processors are slow with numbers that have become so small
+/// that they lose digits, and a device that does nothing for long would have one.
+const NOTHING: f64 = 1e-12;
+
 /// The most that each device wanted lately, in the order of their numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Peaks(Vec<(DeviceId, f64)>);
@@ -186,7 +190,8 @@ impl Peaks {
         };
         let peak = |(device, load): &(DeviceId, f64)| {
             let known = before(device);
-            (*device, (known + new * (load - known)).max(*load))
+            let peak = (known + new * (load - known)).max(*load);
+            (*device, if peak < NOTHING { 0.0 } else { peak })
         };
         let peaks: Vec<(DeviceId, f64)> = loads.iter().map(peak).collect();
         let mut sorted: Vec<f64> = peaks.iter().map(|(_, peak)| *peak).collect();

@@ -150,6 +150,16 @@ pub fn arrange(
         }
     }
     let changed = bins.len() != before;
+    // Most of the time everybody has a worker, and all of them have as much to do.
+    if !changed && items.iter().all(|item| item.bin.is_some()) && gap(&bins) < IMBALANCE {
+        return plan;
+    }
+    items.sort_by(|one, other| {
+        other
+            .load
+            .total_cmp(&one.load)
+            .then(one.device.cmp(&other.device))
+    });
     place_homeless(observation, &mut plan, &mut bins, &mut items, reason);
     for target in removed {
         if let Target::Worker(worker) = target {
@@ -167,10 +177,16 @@ pub fn arrange(
     plan
 }
 
-/// The devices, the largest load first, and what of it is whose.
+/// The difference between the loads of the busiest worker and the one with the most time left.
+fn gap(bins: &[Bin]) -> f64 {
+    let loads = || bins.iter().map(|bin| bin.load);
+    loads().fold(0.0, f64::max) - loads().fold(f64::INFINITY, f64::min)
+}
+
+/// The devices, and what of their load is whose.
 fn items(observation: &Observation, bins: &mut [Bin]) -> Vec<Item> {
     let interval = observation.interval.max(1) as f64;
-    let mut items: Vec<Item> = observation
+    observation
         .devices
         .iter()
         .map(|device| {
@@ -192,14 +208,7 @@ fn items(observation: &Observation, bins: &mut [Bin]) -> Vec<Item> {
                 bin,
             }
         })
-        .collect();
-    items.sort_by(|one, other| {
-        other
-            .load
-            .total_cmp(&one.load)
-            .then(one.device.cmp(&other.device))
-    });
-    items
+        .collect()
 }
 
 /// Places the devices that have no worker; at home if there is none.
