@@ -19,7 +19,7 @@ use crate::testpmd;
 use crate::workload::{Direction, Shape, Workload};
 
 /// Batches of one measurement.
-const BATCHES: u32 = 40;
+pub const BATCHES: u32 = 40;
 /// Measurements, in the order stock, ours, ours, stock; the first of each is not counted.
 pub const ROUNDS: usize = 4;
 

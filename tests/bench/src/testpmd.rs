@@ -2,7 +2,8 @@
 //! Instructions for each packet with another driver than our own: DPDK's testpmd and its virtio-user (tier T1).
 //!
 //! It sends as fast as it can from a thread that polls, so its ring is full whenever the serving thread has the
-//! machine's only processor. A process of it on either module stands still while that on the other one is measured.
+//! machine's only processor. What it is to receive comes in batches, each complete before the serving thread sees the
+//! first of it. A process of it on either module stands still while that on the other one is measured.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -15,56 +16,78 @@ use anyhow::{ensure, Context, Result};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 use vhost_iocm_selftests::thread::Thread;
-use vhost_iocm_selftests::wait;
+use vhost_iocm_selftests::wire::PacketSocket;
+use vhost_iocm_selftests::{cpu, segment, wait};
 
-use crate::counts::ROUNDS;
+use crate::counts::{settle, BATCHES, ROUNDS};
 use crate::drop_all;
 use crate::pairs::{self, Wanted};
 use crate::record::{Record, Tier};
 use crate::subject::{Module, Subjects};
+use crate::workload::Direction;
 
-const METRIC: &str = "t1_testpmd_tx64_insns";
+/// Bytes of a packet, and packets of a batch that is received: as in the shape of that name.
+const LENGTH: usize = 64;
+const BATCH: u64 = 64;
 /// Where the program is, as tests/clients/build unpacks it.
 const DPDK: &str = "build/clients/dpdk";
 /// The only node that it takes for one of the kernel's vhost_net.
 const NODE: &str = "/dev/vhost-net";
-/// For how long is measured.
+/// For how long sending is measured.
 const TIME: Duration = Duration::from_millis(100);
-/// Packets that a measurement has to have at least.
+/// Packets that a measurement of sending has to have at least.
 const PACKETS: u64 = 1000;
 
-/// Measures the metric if it is wanted and the program is there.
+/// Measures the metrics that are wanted, if the program is there.
 pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
-    if !wanted.has(METRIC) {
-        return Ok(Vec::new());
+    let mut records = Vec::new();
+    for direction in Direction::ALL {
+        let metric = format!("t1_testpmd_{}{LENGTH}_insns", direction.name());
+        if !wanted.has(&metric) {
+            continue;
+        }
+        if !Path::new(DPDK).join("complete").exists() {
+            eprintln!("{metric} is not measured: {DPDK} is not complete, see tests/clients/build");
+            continue;
+        }
+        let mut stock = Card::start(subjects, Module::Stock, direction)?;
+        let mut ours = Card::start(subjects, Module::Ours, direction)?;
+        records.extend(pairs::measure(
+            Tier::T1,
+            &metric,
+            ROUNDS,
+            |module| match module {
+                Module::Stock => stock.measure(),
+                Module::Ours => ours.measure(),
+            },
+        )?);
+        stock.end()?;
+        ours.end()?;
     }
-    if !Path::new(DPDK).join("complete").exists() {
-        eprintln!("{METRIC} is not measured: {DPDK} is not complete, see tests/clients/build");
-        return Ok(Vec::new());
-    }
-    let mut stock = Sender::start(subjects, Module::Stock)?;
-    let mut ours = Sender::start(subjects, Module::Ours)?;
-    let records = pairs::measure(Tier::T1, METRIC, ROUNDS, |module| match module {
-        Module::Stock => stock.measure(),
-        Module::Ours => ours.measure(),
-    })?;
-    stock.end()?;
-    ours.end()?;
-    Ok(records.into())
+    Ok(records)
 }
 
-/// A process that sends packets of 64 bytes, which are dropped by its tap. It stands still but while it is measured.
-struct Sender {
+/// A process that sends or receives packets of 64 bytes. It stands still but while it is measured.
+struct Card {
     child: Child,
     /// It ends when it reads a line.
     input: Option<ChildStdin>,
     thread: Thread,
-    dropped: PathBuf,
-    _drop: OwnedFd,
+    /// Counts packets at the tap.
+    counter: PathBuf,
+    traffic: Traffic,
 }
 
-impl Sender {
-    fn start(subjects: &Subjects, module: Module) -> Result<Self> {
+/// What is at the other end of the tap.
+enum Traffic {
+    /// A program that drops what the process sends.
+    Dropped { _drop: OwnedFd },
+    /// A socket through which the process is sent this packet.
+    Sent { wire: PacketSocket, packet: Vec<u8> },
+}
+
+impl Card {
+    fn start(subjects: &Subjects, module: Module, direction: Direction) -> Result<Self> {
         let tap = match module {
             Module::Stock => "testpmd-stock",
             Module::Ours => "testpmd-ours",
@@ -90,6 +113,10 @@ impl Sender {
             })?;
             command.arg("-d").arg(plugin);
         }
+        let mode = match direction {
+            Direction::Transmit => "--forward-mode=txonly",
+            Direction::Receive => "--forward-mode=rxonly",
+        };
         let log = format!("/tmp/{tap}.log");
         let device = format!("--vdev=net_virtio_user0,path={NODE},iface={tap},queue_size=256");
         command
@@ -104,7 +131,7 @@ impl Sender {
             ])
             .args(["--lcores", "0@0,1@0", &device, "--"])
             .args(["--total-num-mbufs=4096", "--txd=256", "--rxd=256"])
-            .args(["--forward-mode=txonly", "--txpkts=64"])
+            .args([mode, "--txpkts=64"])
             .stdin(Stdio::piped())
             .stdout(File::create(&log)?)
             .stderr(File::create(format!("{log}.err"))?);
@@ -120,39 +147,67 @@ impl Sender {
                 + &fs::read_to_string(format!("{log}.err")).unwrap_or_default();
             return Err(error.context(said));
         }
-        let drop = drop_all::attach(tap)?;
         let status = Command::new("ip")
             .args(["link", "set", tap, "up"])
             .status()?;
         ensure!(status.success(), "{tap} does not come up");
+        let (counter, traffic) = match direction {
+            Direction::Transmit => {
+                let _drop = drop_all::attach(tap)?;
+                ("rx_dropped", Traffic::Dropped { _drop })
+            }
+            Direction::Receive => {
+                let wire = PacketSocket::new(tap, 0)?;
+                let (_, packet) = segment::unheard(LENGTH);
+                ("tx_packets", Traffic::Sent { wire, packet })
+            }
+        };
         let thread = subjects.thread(module, child.id(), tap, "0")?;
-        let sender = Self {
+        let card = Self {
             child,
             input,
             thread,
-            dropped: format!("/sys/class/net/{tap}/statistics/rx_dropped").into(),
-            _drop: drop,
+            counter: format!("/sys/class/net/{tap}/statistics/{counter}").into(),
+            traffic,
         };
-        sender.signal(Signal::SIGSTOP)?;
-        Ok(sender)
+        card.signal(Signal::SIGSTOP)?;
+        Ok(card)
     }
 
     /// Instructions of the serving thread for each packet.
     fn measure(&mut self) -> Result<f64> {
         self.signal(Signal::SIGCONT)?;
-        let (before, ran) = (self.dropped()?, self.thread.runtime()?);
-        std::thread::sleep(TIME);
+        let (before, ran) = (self.count()?, self.thread.runtime()?);
+        let least = match &self.traffic {
+            Traffic::Dropped { .. } => {
+                std::thread::sleep(TIME);
+                PACKETS
+            }
+            Traffic::Sent { wire, packet } => {
+                let _first = cpu::run_first()?;
+                for batch in 1..=u64::from(BATCHES) {
+                    for _ in 0..BATCH {
+                        ensure!(wire.send(packet)?, "the wire is full");
+                    }
+                    wait::until("a batch to be received", || {
+                        Ok(self.count()? >= before + batch * BATCH)
+                    })?;
+                    settle();
+                }
+                u64::from(BATCHES) * BATCH
+            }
+        };
         self.signal(Signal::SIGSTOP)?;
         // What is in the ring is served.
         std::thread::sleep(TIME / 10);
-        let packets = self.dropped()? - before;
+        let packets = self.count()? - before;
         let ran = self.thread.runtime()? - ran;
-        ensure!(packets >= PACKETS, "only {packets} packets were sent");
+        ensure!(packets >= least, "only {packets} packets of {least}");
         Ok(ran.as_nanos() as f64 / packets as f64)
     }
 
-    fn dropped(&self) -> Result<u64> {
-        Ok(fs::read_to_string(&self.dropped)?.trim().parse()?)
+    fn count(&self) -> Result<u64> {
+        Ok(fs::read_to_string(&self.counter)?.trim().parse()?)
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
@@ -171,7 +226,7 @@ impl Sender {
     }
 }
 
-impl Drop for Sender {
+impl Drop for Card {
     fn drop(&mut self) {
         // It has ended already where nothing went wrong.
         let _ = self.child.kill();
