@@ -10,9 +10,9 @@ use vhost_iocm_selftests::nic::NicOptions;
 use vhost_iocm_selftests::process::{Owner, Packets};
 use vhost_iocm_selftests::thread::Thread;
 use vhost_iocm_selftests::wait;
+use vhost_iocm_selftests::xdp::{self, Program};
 
 use crate::counts::{self, ROUNDS};
-use crate::drop_all;
 use crate::pairs::Wanted;
 use crate::record::{Record, Tier};
 use crate::subject::{Module, Subjects};
@@ -84,7 +84,7 @@ fn active(subjects: &Subjects, devices: usize) -> Result<Vec<f64>> {
     for number in 0..devices {
         let tap = format!("crowd{number}");
         let owner = Owner::saturate(&subjects.ours, &tap, Packets::Frames)?;
-        crowd.push((owner, drop_all::attach(&tap)?));
+        crowd.push((owner, xdp::attach(&tap, Program::Drop)?));
     }
     let names = control.devices()?;
     ensure!(names.len() == devices, "there are other devices");

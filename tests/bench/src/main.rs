@@ -4,7 +4,6 @@
 mod bare;
 mod counts;
 mod crowd;
-mod drop_all;
 mod mqtt;
 mod operations;
 mod pairs;

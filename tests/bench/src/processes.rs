@@ -17,9 +17,9 @@ use vhost_iocm_selftests::process::Owner;
 use vhost_iocm_selftests::statistics::median;
 use vhost_iocm_selftests::thread::Thread;
 use vhost_iocm_selftests::wire::PacketSocket;
+use vhost_iocm_selftests::xdp::{self, Program};
 use vhost_iocm_selftests::{cpu, segment};
 
-use crate::drop_all;
 use crate::pairs::{self, Wanted};
 use crate::record::{Record, Tier};
 use crate::subject::{Module, Subjects};
@@ -121,7 +121,7 @@ impl<'a> Crowd<'a> {
             let wire = PacketSocket::with_header(&tap, 0)?;
             setsockopt(&wire, sockopt::SndBufForce, &SEND_BUFFER).context("SO_SNDBUFFORCE")?;
             let drop = (direction == Direction::Transmit && !shape.large)
-                .then(|| drop_all::attach(&tap))
+                .then(|| xdp::attach(&tap, Program::Drop))
                 .transpose()?;
             crowd.devices.push(Device {
                 owner,

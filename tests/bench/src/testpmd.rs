@@ -17,10 +17,10 @@ use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 use vhost_iocm_selftests::thread::Thread;
 use vhost_iocm_selftests::wire::PacketSocket;
-use vhost_iocm_selftests::{cpu, segment, wait};
+use vhost_iocm_selftests::xdp::{self, Program};
+use vhost_iocm_selftests::{cpu, interface, segment, wait};
 
 use crate::counts::{settle, BATCHES, ROUNDS};
-use crate::drop_all;
 use crate::pairs::{self, Wanted};
 use crate::record::{Record, Tier};
 use crate::subject::{Module, Subjects};
@@ -73,8 +73,9 @@ struct Card {
     /// It ends when it reads a line.
     input: Option<ChildStdin>,
     thread: Thread,
-    /// Counts packets at the tap.
-    counter: PathBuf,
+    tap: &'static str,
+    /// The tap's counter of such packets.
+    counter: &'static str,
     traffic: Traffic,
 }
 
@@ -153,7 +154,7 @@ impl Card {
         ensure!(status.success(), "{tap} does not come up");
         let (counter, traffic) = match direction {
             Direction::Transmit => {
-                let _drop = drop_all::attach(tap)?;
+                let _drop = xdp::attach(tap, Program::Drop)?;
                 ("rx_dropped", Traffic::Dropped { _drop })
             }
             Direction::Receive => {
@@ -167,7 +168,8 @@ impl Card {
             child,
             input,
             thread,
-            counter: format!("/sys/class/net/{tap}/statistics/{counter}").into(),
+            tap,
+            counter,
             traffic,
         };
         card.signal(Signal::SIGSTOP)?;
@@ -207,7 +209,7 @@ impl Card {
     }
 
     fn count(&self) -> Result<u64> {
-        Ok(fs::read_to_string(&self.counter)?.trim().parse()?)
+        interface::counter(self.tap, self.counter)
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {

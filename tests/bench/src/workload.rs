@@ -10,9 +10,8 @@ use vhost_iocm_selftests::header::NetHeader;
 use vhost_iocm_selftests::nic::{Nic, NicOptions, Queue};
 use vhost_iocm_selftests::tap::TapOptions;
 use vhost_iocm_selftests::wire::PacketSocket;
+use vhost_iocm_selftests::xdp::{self, Program};
 use vhost_iocm_selftests::{segment, wait};
-
-use crate::drop_all;
 
 /// Room for the packets that wait in the tap, in bytes.
 pub const SEND_BUFFER: usize = 32 << 20;
@@ -141,7 +140,7 @@ impl<'a> Workload<'a> {
             header,
             // Large packets would be copied once more for it.
             _drop: (direction == Direction::Transmit && !large)
-                .then(|| drop_all::attach(interface))
+                .then(|| xdp::attach(interface, Program::Drop))
                 .transpose()?,
             wire,
         })

@@ -41,6 +41,13 @@ pub fn bring_up(name: &str) -> Result<()> {
     ip(&["link", "set", name, "arp", "off", "up"])
 }
 
+/// What an interface has counted, by the name of the file in its `statistics`.
+pub fn counter(name: &str, counter: &str) -> Result<u64> {
+    let file = format!("/sys/class/net/{name}/statistics/{counter}");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("read {file}"))?;
+    text.trim().parse().with_context(|| format!("parse {file}"))
+}
+
 /// Moves an interface to the network namespace of a thread.
 pub fn move_to_namespace(name: &str, thread: Pid) -> Result<()> {
     ip(&["link", "set", name, "netns", &thread.to_string()])

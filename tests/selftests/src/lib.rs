@@ -50,3 +50,4 @@ pub mod traffic;
 pub mod userfault;
 pub mod wait;
 pub mod wire;
+pub mod xdp;

@@ -9,6 +9,7 @@ mod notification;
 mod offload;
 mod receive;
 mod transmit;
+mod xdp;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     counted::add(&mut suite, &options);
     given_back::add(&mut suite, &options);
     offload::add(&mut suite, &options);
+    xdp::add(&mut suite, &options);
     notification::add(&mut suite, &options);
     broken::add(&mut suite, &options, &bench);
     suite.run(&options.filters)

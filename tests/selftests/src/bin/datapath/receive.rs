@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Packets to the driver: too few buffers, too small buffers, many buffers.
 
-use std::fs;
-
 use anyhow::{ensure, Context, Result};
 use vhost_iocm_selftests::control::{virtqueue, Control};
 use vhost_iocm_selftests::counters::Counters;
 use vhost_iocm_selftests::device::{DEVICE_HEADER, EVENT_IDX, MRG_RXBUF, RECEIVE, VERSION_1};
 use vhost_iocm_selftests::frame;
 use vhost_iocm_selftests::header::{NetHeader, LEGACY_LENGTH, MODERN_LENGTH};
-use vhost_iocm_selftests::interface::{Bridge, Pair};
+use vhost_iocm_selftests::interface::{self, Bridge, Pair};
 use vhost_iocm_selftests::ktap::{Outcome, Suite};
 use vhost_iocm_selftests::nic::{Nic, NicOptions};
 use vhost_iocm_selftests::options::Options;
@@ -243,8 +241,8 @@ fn missing_buffers(options: &Options, length: usize, nic: NicOptions) -> Result<
         let device = control.device_of(nic.tap.name())?;
         Counters::of_device(&control, &device)?.get("left_fault")
     };
-    let file = format!("/sys/class/net/{}/statistics/tx_packets", nic.tap.name());
-    let counted = || -> Result<u64> { Ok(fs::read_to_string(&file)?.trim().parse()?) };
+    let tap = nic.tap.name().to_owned();
+    let counted = || interface::counter(&tap, "tx_packets");
     let wire = PacketSocket::new(nic.tap.name(), frame::ETHERTYPE)?;
     let mut account = frame::Account::default();
     let mut sent = 0;
