@@ -20,8 +20,9 @@ use crate::workload::{Direction, SHAPES};
 
 /// Idle devices.
 const IDLE: usize = 63;
-/// Devices that all have something to transmit, always.
-const ACTIVE: usize = 64;
+/// Devices that all have something to transmit, always; a packet of `ALL` of them is compared with one of one.
+const ACTIVE: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
+const ALL: usize = 64;
 /// Packets of a measurement of active devices: some slices of each.
 const PACKETS: u64 = 64_000;
 
@@ -35,20 +36,29 @@ pub fn run(subjects: &Subjects, wanted: &Wanted) -> Result<Vec<Record>> {
         let quotients: Vec<_> = beside.iter().zip(&alone).map(|(b, a)| b / a).collect();
         records.push(Record::quotient(Tier::T1, metric.into(), &quotients));
     }
-    let metric = "t3_cost_slope_64_active";
-    if wanted.has(metric) {
-        let one = active(subjects, 1)?;
-        let all = active(subjects, ACTIVE)?;
+    let metric = format!("t3_cost_slope_{ALL}_active");
+    let (mut one, mut all) = (Vec::new(), Vec::new());
+    for devices in ACTIVE {
+        let names =
+            ["insns", "mm_switches"].map(|what| format!("t3_{devices}_active_{what}_per_packet"));
+        let is_compared = [1, ALL].contains(&devices) && wanted.has(&metric);
+        if !is_compared && !names.iter().any(|name| wanted.has(name)) {
+            continue;
+        }
+        let costs = active(subjects, devices)?;
+        for (name, costs) in names.into_iter().zip(&costs) {
+            records.push(Record::new(Tier::T3, name, costs));
+        }
+        let [instructions, _] = costs;
+        match devices {
+            1 => one = instructions,
+            ALL => all = instructions,
+            _ => (),
+        }
+    }
+    if wanted.has(&metric) {
         let quotients: Vec<_> = all.iter().zip(&one).map(|(all, one)| all / one).collect();
-        records.extend([
-            Record::new(Tier::T3, "t3_1_active_insns_per_packet".into(), &one),
-            Record::new(
-                Tier::T3,
-                format!("t3_{ACTIVE}_active_insns_per_packet"),
-                &all,
-            ),
-            Record::quotient(Tier::T3, metric.into(), &quotients),
-        ]);
+        records.push(Record::quotient(Tier::T3, metric, &quotients));
     }
     Ok(records)
 }
@@ -75,8 +85,8 @@ fn idle_beside(subjects: &Subjects, idle: usize) -> Result<Vec<f64>> {
 }
 
 /// Instructions of the worker for each packet of so many devices, each of a process of its own, that keep
-/// their rings full.
-fn active(subjects: &Subjects, devices: usize) -> Result<Vec<f64>> {
+/// their rings full, and how often it takes on another process's memory.
+fn active(subjects: &Subjects, devices: usize) -> Result<[Vec<f64>; 2]> {
     let control = Control::default();
     let worker = control.restore()?;
     let thread = Thread::parse(&control.read_line(&format!("worker/{worker}/pid"))?)?;
@@ -108,18 +118,25 @@ fn active(subjects: &Subjects, devices: usize) -> Result<Vec<f64>> {
             Ok(served()?.wrapping_sub(from) >= PACKETS)
         })
     };
+    let status = format!("worker/{worker}/status");
+    let look = || -> Result<(u64, u64, u64)> {
+        let ran = thread.runtime()?.as_nanos() as u64;
+        let switches = control.read_counter(&status, "mm_switches")?;
+        Ok((served()?, ran, switches))
+    };
     advance(served()?)?;
-    let costs = (0..ROUNDS)
-        .map(|_| {
-            let (first, start) = (served()?, thread.runtime()?);
-            advance(first)?;
-            let (last, end) = (served()?, thread.runtime()?);
-            ensure!(last > first, "nothing was served");
-            Ok((end - start).as_nanos() as f64 / (last - first) as f64)
-        })
-        .collect();
+    let mut costs = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        let before = look()?;
+        advance(before.0)?;
+        let now = look()?;
+        ensure!(now.0 > before.0, "nothing was served");
+        let packets = (now.0 - before.0) as f64;
+        costs[0].push((now.1 - before.1) as f64 / packets);
+        costs[1].push((now.2 - before.2) as f64 / packets);
+    }
     for (owner, _) in crowd {
         owner.release()?;
     }
-    costs
+    Ok(costs)
 }

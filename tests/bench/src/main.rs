@@ -5,6 +5,7 @@ mod bare;
 mod counts;
 mod crowd;
 mod mqtt;
+mod open_loop;
 mod operations;
 mod pairs;
 mod plot;
@@ -113,7 +114,10 @@ fn run(command: Command) -> Result<()> {
                     print(&rows)?;
                     records
                 }
-                Tier::T2 | Tier::T3 => rates::run(&subjects, &wanted)?,
+                Tier::T2 | Tier::T3 => {
+                    print(&rates::run(&subjects, &wanted)?)?;
+                    return open_loop::run(&subjects, &wanted, print);
+                }
                 Tier::T4 => bail!("tests/bench/guests measures tier t4"),
                 Tier::T5 => {
                     print(&times::run(&subjects, &wanted)?)?;

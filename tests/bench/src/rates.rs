@@ -26,7 +26,7 @@ const TIME: Duration = Duration::from_secs(1);
 /// Moves while traffic goes on.
 const MOVES: usize = 400;
 /// For how long a polled virtqueue may find nothing, as in tier T4.
-const IDLE: Duration = Duration::from_millis(100);
+pub const IDLE: Duration = Duration::from_millis(100);
 /// Devices that want all of a worker.
 const CROWD: usize = 8;
 

@@ -83,15 +83,15 @@ impl Subjects {
         }
     }
 
-    /// The thread that serves the device of `process` whose tap this is. Ours is polled as `poll` says from now on.
+    /// The thread that serves the device of `process` whose tap this is, which is the last one that it made. Ours is
+    /// polled as `poll` says from now on.
     pub fn thread(&self, module: Module, process: u32, tap: &str, poll: &str) -> Result<Thread> {
         match module {
             Module::Stock => {
+                // Each device has one, and the last one made is the last device's.
                 let threads = thread::named(process, &format!("vhost-{process}"))?;
-                let [thread] = threads[..] else {
-                    anyhow::bail!("{} threads serve {tap}", threads.len());
-                };
-                Ok(thread)
+                let newest = threads.into_iter().max_by_key(|thread| thread.id);
+                newest.with_context(|| format!("no thread serves {tap}"))
             }
             Module::Ours => {
                 let device = self.control.device_of(tap)?;
