@@ -36,7 +36,7 @@ const LENGTH: usize = 64;
 /// Loads of one device, in percent of what vhost_net and the driver come to together.
 const LOADS: [u32; 4] = [10, 50, 80, 95];
 /// Devices that share `LOAD` percent of that.
-const DEVICES: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
+const DEVICES: [usize; 4] = [2, 8, 32, 128];
 const LOAD: u32 = 50;
 /// Devices that have nothing to do.
 const STILL: usize = 64;
@@ -44,6 +44,8 @@ const STILL: usize = 64;
 const TIME: Duration = Duration::from_millis(700);
 /// Rounds of four measurements.
 const ROUNDS: usize = 4;
+/// Packets of a device that are on their way at most, so that the tap, which queues 500, drops none.
+const MOST: usize = 256;
 /// Packets on their way when it is found what the driver and vhost_net come to.
 const WINDOW: usize = 64;
 
@@ -278,9 +280,12 @@ impl Crowd {
         Ok(self.latencies.len() as f64 / start.elapsed().as_secs_f64())
     }
 
-    /// Sends a packet that was due then, unless there is no room for it.
+    /// Sends a packet that was due then, unless it has to wait.
     fn send(&mut self, device: usize, due: Instant) -> Result<bool> {
         let echo = &mut self.echoes[device];
+        if echo.due.len() >= MOST {
+            return Ok(false);
+        }
         let frame = frame::encode(1, echo.sent, LENGTH);
         let nic = &mut echo.subject.nic;
         nic.reclaim()?;
