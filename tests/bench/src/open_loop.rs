@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
+use nix::sys::resource::{setrlimit, Resource};
 use nix::unistd::Pid;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -40,6 +41,8 @@ const DEVICES: [usize; 4] = [2, 8, 32, 128];
 const LOAD: u32 = 50;
 /// Devices that have nothing to do.
 const STILL: usize = 64;
+/// Files that may be open.
+const FILES: u64 = 4096;
 /// How long a measurement takes.
 const TIME: Duration = Duration::from_millis(700);
 /// Rounds of four measurements.
@@ -78,6 +81,8 @@ pub fn run(
         let is_wanted = |(part, _): &(&str, _)| wanted.has(&format!("{name}_{part}"));
         PARTS.iter().any(is_wanted)
     });
+    // A device of its own driver has nine or so.
+    setrlimit(Resource::RLIMIT_NOFILE, FILES, FILES).context("RLIMIT_NOFILE")?;
     if !cases.is_empty() {
         let capacity = capacity(subjects)?;
         for (tier, name, devices, load) in cases {
