@@ -81,7 +81,7 @@ pub fn run(
         let is_wanted = |(part, _): &(&str, _)| wanted.has(&format!("{name}_{part}"));
         PARTS.iter().any(is_wanted)
     });
-    // A device of its own driver has nine or so.
+    // A device with its driver has nine or so.
     setrlimit(Resource::RLIMIT_NOFILE, FILES, FILES).context("RLIMIT_NOFILE")?;
     if !cases.is_empty() {
         let capacity = capacity(subjects)?;
