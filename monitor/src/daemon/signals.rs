@@ -4,16 +4,23 @@
 
 use crate::failure::{Failure, Result};
 use nix::errno::Errno;
-use nix::poll::{ppoll, PollFd, PollFlags};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::poll::ppoll;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::time::TimeSpec;
-use std::os::fd::AsFd;
+use signal_hook::flag;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Signals that interrupt nothing and wait until they are asked for. To wait for one until a moment is a
-/// single call of the system, which counts with a hundred intervals in a second.
-pub struct Signals(SignalFd);
+/// Signals that interrupt nothing but waiting for them. To wait for one until a moment is a single call of
+/// the system, which counts with a hundred intervals in a second, and it is one that has no file to look at.
+pub struct Signals {
+    /// What is held back while the monitor waits: nothing that was not before.
+    waiting: SigSet,
+    reload: Arc<AtomicBool>,
+    end: Arc<AtomicBool>,
+}
 
 /// What is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,15 +38,26 @@ impl Signals {
     ///
     /// Whatever the system refuses it with.
     pub fn hold() -> Result<Self> {
-        let signals = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
-        let signals: SigSet = signals.into_iter().collect();
-        signals
-            .thread_block()
-            .and_then(|()| {
-                SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-            })
-            .map(Self)
-            .map_err(failure)
+        let [reload, end] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+        let meanings = [
+            (Signal::SIGHUP, &reload),
+            (Signal::SIGINT, &end),
+            (Signal::SIGTERM, &end),
+        ];
+        // They are held back first: none is to come between two waits without being seen.
+        let held: SigSet = meanings.iter().map(|(signal, _)| *signal).collect();
+        let mut waiting = held
+            .thread_swap_mask(SigmaskHow::SIG_BLOCK)
+            .map_err(failure)?;
+        for (signal, flag) in meanings {
+            waiting.remove(signal);
+            flag::register(signal as i32, Arc::clone(flag)).map_err(failure)?;
+        }
+        Ok(Self {
+            waiting,
+            reload,
+            end,
+        })
     }
 
     /// Waits for an order, for so long at most.
@@ -48,25 +66,22 @@ impl Signals {
     ///
     /// Whatever waiting fails with.
     pub fn wait(&self, time: Duration) -> Result<Option<Order>> {
-        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-        match ppoll(&mut fds, Some(TimeSpec::from(time)), None) {
-            Ok(0) | Err(Errno::EINTR) => return Ok(None),
-            Ok(_) => {}
+        match ppoll(&mut [], Some(TimeSpec::from(time)), Some(self.waiting)) {
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(failure(errno)),
         }
-        let signal = self.0.read_signal().map_err(failure)?;
-        Ok(
-            signal.map(|signal| match Signal::try_from(signal.ssi_signo as i32) {
-                Ok(Signal::SIGHUP) => Order::Reload,
-                _ => Order::End,
-            }),
-        )
+        let was_sent = |flag: &AtomicBool| flag.swap(false, Ordering::Relaxed);
+        Ok(if was_sent(&self.end) {
+            Some(Order::End)
+        } else {
+            was_sent(&self.reload).then_some(Order::Reload)
+        })
     }
 }
 
-fn failure(errno: Errno) -> Failure {
+fn failure(source: impl Into<io::Error>) -> Failure {
     Failure::System {
         what: "cannot wait for signals".into(),
-        source: errno.into(),
+        source: source.into(),
     }
 }
