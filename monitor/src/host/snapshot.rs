@@ -92,9 +92,6 @@ pub struct Device {
     pub weight: u32,
     /// Its ceiling in thousandths.
     pub max_time_share: u32,
-    /// What tells whether anything of it has changed.
-    #[serde(skip)]
-    pub mark: Mark,
 }
 
 /// A virtqueue.
@@ -140,19 +137,24 @@ pub struct Virtqueue {
     pub pending_max: u64,
     /// The moving average of that age, in nanoseconds.
     pub pending_average: u64,
-    /// What tells whether anything of it has changed, or was counted.
-    #[serde(skip)]
-    pub mark: Mark,
 }
 
 /// What changes whenever anything in a record does that is known here: its two sequences, and the words
 /// that change by themselves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mark {
-    /// The record, so that what is compared is of the same one; 0 for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    /// The number of the record, so that what is compared is of the same one.
     record: usize,
     sequences: [u64; 2],
     others: [u64; OTHERS],
+}
+
+/// The marks of all devices and of all virtqueues, in their order. They are on their own because all of them
+/// are looked at each time, and little else is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    devices: Vec<Mark>,
+    virtqueues: Vec<Mark>,
 }
 
 /// The most words of a record that change by themselves.
@@ -162,7 +164,7 @@ impl Mark {
     /// Of the record with this number. `others` are the words that change by themselves.
     fn of(number: usize, words: &Words<'_>, others: [usize; OTHERS]) -> Self {
         Self {
-            record: number + 1,
+            record: number,
             sequences: [0, COUNTERS].map(|place| words.get(place)),
             others: others.map(|place| words.get(place)),
         }
@@ -177,11 +179,8 @@ trait Kept: Default {
     /// The words of its record that change by themselves.
     const OTHERS: [usize; OTHERS];
 
-    /// What the record says, with this mark.
-    fn of(words: &Words<'_>, mark: Mark) -> Self;
-
-    /// The mark of the record when it was read.
-    fn mark(&self) -> &Mark;
+    /// What the record says.
+    fn of(words: &Words<'_>) -> Self;
 
     /// What it is known by.
     fn key(&self) -> Self::Key;
@@ -214,6 +213,9 @@ pub struct Snapshot {
     pub virtqueues: Vec<Virtqueue>,
     /// The worker that new devices get.
     pub default_worker: u32,
+    /// What tells whether anything of this has changed.
+    #[serde(skip)]
+    pub marks: Marks,
 }
 
 impl Snapshot {
@@ -450,8 +452,16 @@ impl Reader {
         changes.virtqueues.clear();
         let mut followers = Followers {
             workers: &mut snapshot.workers,
-            devices: Follower::new(&mut snapshot.devices, &mut changes.devices),
-            virtqueues: Follower::new(&mut snapshot.virtqueues, &mut changes.virtqueues),
+            devices: Follower::new(
+                &mut snapshot.devices,
+                &mut snapshot.marks.devices,
+                &mut changes.devices,
+            ),
+            virtqueues: Follower::new(
+                &mut snapshot.virtqueues,
+                &mut snapshot.marks.virtqueues,
+                &mut changes.virtqueues,
+            ),
         };
         match &mut self.source {
             Source::Read => {
@@ -601,6 +611,8 @@ impl Followers<'_> {
 struct Follower<'a, T: Kept> {
     /// The objects, each in the place of its record among all records.
     objects: &'a mut Vec<T>,
+    /// The mark of each.
+    marks: &'a mut Vec<Mark>,
     /// How many of them are of this time; those behind are of an earlier one.
     count: usize,
     /// What was replaced.
@@ -610,9 +622,10 @@ struct Follower<'a, T: Kept> {
 }
 
 impl<'a, T: Kept> Follower<'a, T> {
-    fn new(objects: &'a mut Vec<T>, changed: &'a mut Vec<T>) -> Self {
+    fn new(objects: &'a mut Vec<T>, marks: &'a mut Vec<Mark>, changed: &'a mut Vec<T>) -> Self {
         Self {
             objects,
+            marks,
             count: 0,
             changed,
             moved: Vec::new(),
@@ -626,21 +639,24 @@ impl<'a, T: Kept> Follower<'a, T> {
             let mark = |words: &Words<'_>| Mark::of(number, words, T::OTHERS);
             // The object was read when both sequences were even. If they are the same still, nobody has
             // written since what belongs to them, that the record is used included.
-            let known = self.objects.get(self.count).map(T::mark);
-            if known == Some(&mark(&Words(record))) {
+            if self.marks.get(self.count) == Some(&mark(&Words(record))) {
                 self.count += 1;
                 continue;
             }
-            let seen = patiently(record, tries, |words| T::of(words, mark(words)));
+            let seen = patiently(record, tries, |words| (T::of(words), mark(words)));
             whole &= seen.is_some();
-            if let Some(object) = seen.flatten() {
-                self.put(object);
+            if let Some((object, mark)) = seen.flatten() {
+                self.put(object, mark);
             }
         }
         whole
     }
 
-    fn put(&mut self, object: T) {
+    fn put(&mut self, object: T, mark: Mark) {
+        match self.marks.get_mut(self.count) {
+            Some(place) => *place = mark,
+            None => self.marks.push(mark),
+        }
         match self.objects.get_mut(self.count) {
             Some(place) => {
                 let before = replace(place, object);
@@ -660,6 +676,7 @@ impl<'a, T: Kept> Follower<'a, T> {
     /// Puts everything into order.
     fn finish(self) {
         self.changed.extend(self.objects.drain(self.count..));
+        self.marks.truncate(self.count);
         // What was taken twice was replaced first by what it was then.
         self.changed.sort_by_key(T::key);
         self.changed
@@ -667,7 +684,13 @@ impl<'a, T: Kept> Follower<'a, T> {
         if self.moved.is_empty() {
             return;
         }
-        self.objects.sort_unstable_by_key(T::key);
+        let marks = self.marks.drain(..);
+        let mut both: Vec<_> = self.objects.drain(..).zip(marks).collect();
+        both.sort_unstable_by_key(|(object, _)| object.key());
+        for (object, mark) in both {
+            self.objects.push(object);
+            self.marks.push(mark);
+        }
         let known = self.changed.len();
         for key in self.moved {
             let before = self.changed[..known].binary_search_by(|object| object.key().cmp(&key));
@@ -754,7 +777,7 @@ impl Kept for Device {
         device_at!("placed"),
     ];
 
-    fn of(words: &Words<'_>, mark: Mark) -> Self {
+    fn of(words: &Words<'_>) -> Self {
         use device_at as at;
         let get = |place| words.get(place);
         Self {
@@ -766,12 +789,7 @@ impl Kept for Device {
             placed: get(at!("placed")) != 0,
             weight: get(at!("weight")) as u32,
             max_time_share: get(at!("max_time_share")) as u32,
-            mark,
         }
-    }
-
-    fn mark(&self) -> &Mark {
-        &self.mark
     }
 
     fn key(&self) -> u32 {
@@ -803,7 +821,7 @@ impl Kept for Virtqueue {
         virtqueue_at!("polls"),
     ];
 
-    fn of(words: &Words<'_>, mark: Mark) -> Self {
+    fn of(words: &Words<'_>) -> Self {
         use virtqueue_at as at;
         let get = |place| words.get(place);
         Self {
@@ -812,7 +830,6 @@ impl Kept for Virtqueue {
             worker: get(at!("worker")) as u32,
             mode: get(at!("mode")),
             home: get(at!("home")) != 0,
-            mark,
             packets: get(at!("packets")),
             bytes: get(at!("bytes")),
             kicks: get(at!("kicks")),
@@ -829,10 +846,6 @@ impl Kept for Virtqueue {
             pending_max: get(at!("pending")),
             pending_average: get(at!("pending") + 1),
         }
-    }
-
-    fn mark(&self) -> &Mark {
-        &self.mark
     }
 
     fn key(&self) -> (u32, u32) {
