@@ -358,7 +358,7 @@ fn grow(cpu: u32, device: u32) -> Plan {
 
 /// Nobody is left on a CPU that is kept, and whoever is kept off one has a reason.
 fn check_guests(arms: &mut Arms<Model>) {
-    let taken = arms.taken();
+    let taken: CpuSet = arms.taken().collect();
     let world = arms.ground().world.borrow();
     for (name, original) in World::new().cgroups {
         let all: CpuSet = match original.as_str() {
@@ -400,7 +400,7 @@ fn a_core_is_taken_and_given_back() {
     let model = Model::new(World::new(), u32::MAX);
     let mut arms = Arms::recover(model.clone(), false).expect("recover");
     arms.execute(&grow(2, 1)).expect("grow");
-    assert_eq!(arms.taken(), CpuSet::from([2]));
+    assert!(arms.taken().eq([2]));
     {
         let world = model.world.borrow();
         assert_eq!(world.cgroups["a.scope"], "0-1,3");
@@ -411,7 +411,7 @@ fn a_core_is_taken_and_given_back() {
         worker: WorkerId(2),
     };
     arms.execute(&plan([back])).expect("give back");
-    assert_eq!(arms.taken(), CpuSet::new());
+    assert_eq!(arms.taken().count(), 0);
     assert_eq!(model.world.borrow().served[&(1, 0)], (0, false));
     drop(arms);
     let world = model.world.borrow().clone();

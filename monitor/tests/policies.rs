@@ -100,13 +100,8 @@ impl Model {
                     pending_max: age,
                     pending_average: age / 2,
                 };
-                Device {
-                    id,
-                    vm: *device / 2,
-                    node: Some(device % 2),
-                    weight: 100,
-                    virtqueues: vec![virtqueue(0), virtqueue(1)],
-                }
+                let virtqueues = vec![virtqueue(0), virtqueue(1)];
+                Device::new(id, *device / 2, Some(device % 2), 100, virtqueues)
             })
             .collect();
         let cores = (0..self.cores)

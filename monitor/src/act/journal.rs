@@ -145,11 +145,11 @@ impl Journal {
     }
 
     /// The CPUs with a worker that the monitor has put there.
-    pub fn taken(&self) -> CpuSet {
+    pub fn taken(&self) -> impl Iterator<Item = u32> + '_ {
         let taken = self
             .cores
             .iter()
             .filter(|(_, core)| core.phase == Phase::Taken);
-        taken.map(|(cpu, _)| *cpu).collect()
+        taken.map(|(cpu, _)| *cpu)
     }
 }

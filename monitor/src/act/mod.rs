@@ -12,7 +12,7 @@ pub mod journal;
 
 use crate::failure::{Failure, Result};
 use crate::host::control::Object;
-use crate::host::topology::{cpu_list, CpuSet};
+use crate::host::topology::cpu_list;
 use crate::policy::plan::{Action, Plan, Target};
 use ground::{Found, Ground, Whom, WorkerState};
 use journal::{Core, Journal, Phase, Place, Who};
@@ -69,7 +69,7 @@ impl<G: Ground> Arms<G> {
     }
 
     /// The CPUs that the monitor keeps for I/O.
-    pub fn taken(&self) -> CpuSet {
+    pub fn taken(&self) -> impl Iterator<Item = u32> + '_ {
         self.journal.taken()
     }
 

@@ -14,7 +14,6 @@ use crate::act::Arms;
 use crate::arguments::Monitor;
 use crate::failure::{Failure, Result};
 use crate::host::mapping;
-use crate::host::topology::CpuSet;
 use crate::host::Root;
 use crate::policy::standard::Standard;
 use crate::policy::Policy;
@@ -207,7 +206,7 @@ impl Daemon {
 
     /// One interval.
     fn step(&mut self) -> Result<()> {
-        let taken = self.arms.as_ref().map_or_else(CpuSet::new, Arms::taken);
+        let taken: Vec<u32> = self.arms.iter().flat_map(Arms::taken).collect();
         let observation = self.observer.observe(&self.config.limits, &taken)?;
         let plan = self.policy.decide(observation);
         let cores = observation.io_cores();

@@ -9,7 +9,7 @@ use crate::host::topology::{self, CpuSet, Topology, Usage};
 use crate::host::Root;
 use crate::policy::{Core, Device, Limits, Observation, Place, Role, Virtqueue, Worker};
 use std::collections::BTreeMap;
-use std::mem::take;
+use std::mem::{replace, take};
 use std::time::{Duration, Instant};
 use vhost_iocm_engine::engine::abi::{DeviceId, VirtqueueId, WorkerId};
 use vhost_iocm_engine::engine::sched::polling::Mode;
@@ -23,6 +23,9 @@ const SLOW: Duration = Duration::from_millis(500);
 const SLOWEST: Duration = Duration::from_secs(30);
 /// Within so many slow looks all VMs have their turn.
 const TURNS: usize = (SLOWEST.as_millis() / SLOW.as_millis()) as usize;
+
+/// The state of a worker that is parked, in its record.
+const PARKED: u64 = 1;
 
 /// The virtqueue for which the backend notifies and not the guest.
 const RECEIVE: u32 = 0;
@@ -42,6 +45,15 @@ struct Slow {
     owed: usize,
 }
 
+/// What a CPU is used for.
+struct Use {
+    /// Where there is no worker.
+    role: Role,
+    /// The part of the time for which something ran lately, and that for which threads waited.
+    busy: f64,
+    waited: f64,
+}
+
 /// Watches a host.
 pub struct Observer {
     root: Root,
@@ -54,8 +66,8 @@ pub struct Observer {
     slow_at: Instant,
     slowest_at: Instant,
     slow: Slow,
-    /// What CPUs used per nanosecond, lately.
-    usage: BTreeMap<u32, (f64, f64)>,
+    /// What CPUs are used for, in the order of [`Topology::cpus`].
+    uses: Vec<Use>,
     /// What was observed last. Its memory is used again.
     observation: Observation,
 }
@@ -80,11 +92,12 @@ impl Observer {
             slow_at: now,
             slowest_at: now,
             slow: Slow::default(),
-            usage: BTreeMap::new(),
+            uses: Vec::new(),
             observation: Observation::default(),
         };
         let owners = observer.snapshot.owners();
         observer.look_around(&owners, true);
+        observer.lay_out(|_| (0.0, 0.0));
         Ok(observer)
     }
 
@@ -150,7 +163,7 @@ impl Observer {
     /// # Errors
     ///
     /// Whatever reading fails with.
-    pub fn observe(&mut self, limits: &Limits, taken: &CpuSet) -> Result<&Observation> {
+    pub fn observe(&mut self, limits: &Limits, taken: &[u32]) -> Result<&Observation> {
         let now = Instant::now();
         self.reader.follow(&mut self.snapshot, &mut self.changes)?;
         let passed = now.duration_since(self.slow_at);
@@ -163,9 +176,27 @@ impl Observer {
             self.slow_at = now;
         }
         let interval = now.duration_since(self.end).as_nanos().max(1) as u64;
+        // Its memory is used again.
+        let mut observation = take(&mut self.observation);
+        observation.time = now.duration_since(self.start).as_nanos() as u64;
+        observation.interval = interval;
+        observation.limits.clone_from(limits);
+        self.cores(interval, taken, &mut observation.cores);
+        observation.workers.clear();
+        let workers = self.snapshot.workers.iter();
+        observation
+            .workers
+            .extend(workers.map(|now| self.worker(now, self.changes.worker(now.id), interval)));
+        self.devices(&mut observation.devices);
+        self.end = now;
+        self.observation = observation;
+        Ok(&self.observation)
+    }
+
+    /// What was done for each device.
+    fn devices(&self, devices: &mut Vec<Device>) {
         let (snapshot, changes) = (&self.snapshot, &self.changes);
         let (mut virtqueues, mut earlier) = (snapshot.by_device(), changes.by_device());
-        let mut devices = take(&mut self.observation.devices);
         let mut used = 0;
         for of in snapshot.devices.iter().filter(|device| device.owner > 0) {
             let before = earlier.of(of.id);
@@ -174,7 +205,8 @@ impl Observer {
                 // Most devices do nothing most of the time.
                 Some(seen) if !has_changed && seen.id == DeviceId(of.id) && seen.is_still() => {}
                 Some(seen) => {
-                    let room = take(&mut seen.virtqueues);
+                    let empty = device(of, &[], &[], Vec::new());
+                    let room = replace(seen, empty).into_virtqueues();
                     *seen = device(of, virtqueues.of(of.id), before, room);
                 }
                 None => devices.push(device(of, virtqueues.of(of.id), before, Vec::new())),
@@ -182,21 +214,6 @@ impl Observer {
             used += 1;
         }
         devices.truncate(used);
-        let observation = Observation {
-            time: now.duration_since(self.start).as_nanos() as u64,
-            interval,
-            cores: self.cores(interval, taken),
-            workers: snapshot
-                .workers
-                .iter()
-                .map(|now| self.worker(now, changes.worker(now.id), interval))
-                .collect(),
-            devices,
-            limits: limits.clone(),
-        };
-        self.end = now;
-        self.observation = observation;
-        Ok(&self.observation)
     }
 
     /// Reads again what changes slowly, and what was used since the last time.
@@ -205,43 +222,62 @@ impl Observer {
         self.look_around(owners, topology);
         let passed = passed.as_nanos() as f64;
         let part = |now: u64, before: u64| now.saturating_sub(before) as f64 / passed;
-        self.usage = self
-            .slow
-            .usage
-            .iter()
-            .filter_map(|(cpu, now)| {
-                let before = before_usage.get(cpu)?;
-                let busy = part(now.busy, before.busy).min(1.0);
-                Some((*cpu, (busy, part(now.waited, before.waited))))
-            })
-            .collect();
+        let now_usage = take(&mut self.slow.usage);
+        self.lay_out(|cpu| {
+            let (Some(now), Some(before)) = (now_usage.get(&cpu), before_usage.get(&cpu)) else {
+                return (0.0, 0.0);
+            };
+            let busy = part(now.busy, before.busy).min(1.0);
+            (busy, part(now.waited, before.waited))
+        });
+        self.slow.usage = now_usage;
     }
 
-    fn cores(&self, interval: u64, taken: &CpuSet) -> Vec<Core> {
-        let worker_on = |cpu: u32| {
-            let mut workers = self.snapshot.workers.iter();
-            workers.find(|worker| worker.cpu == i64::from(cpu) && worker.state != 1)
-        };
+    /// Puts down what does not change until something slow is read again. `used` says for which parts of the
+    /// time a CPU ran something and had threads waiting.
+    fn lay_out(&mut self, used: impl Fn(u32) -> (f64, f64)) {
         let cpus = self.slow.topology.cpus.iter();
-        cpus.map(|cpu| {
-            let role = match worker_on(cpu.cpu) {
-                Some(worker) => Role::Io(WorkerId(worker.id)),
-                // A worker that is just being made has not said yet where it runs.
-                None if taken.contains(&cpu.cpu) => Role::Reserved,
-                None if self.slow.guests.contains(&cpu.cpu) => Role::Guests,
-                None => Role::Reserved,
+        self.uses.clear();
+        self.uses.extend(cpus.clone().map(|cpu| {
+            let (busy, waited) = used(cpu.cpu);
+            let role = match self.slow.guests.contains(&cpu.cpu) {
+                true => Role::Guests,
+                false => Role::Reserved,
             };
-            let (busy, waited) = self.usage.get(&cpu.cpu).copied().unwrap_or_default();
-            Core {
-                cpu: cpu.cpu,
-                node: cpu.node,
-                siblings: cpu.siblings.clone(),
-                role,
-                busy: (busy * interval as f64) as u64,
-                waited: (waited * interval as f64) as u64,
+            Use { role, busy, waited }
+        }));
+        let cores = cpus.map(|cpu| Core {
+            cpu: cpu.cpu,
+            node: cpu.node,
+            siblings: cpu.siblings.clone(),
+            role: Role::Reserved,
+            busy: 0,
+            waited: 0,
+        });
+        self.observation.cores = cores.collect();
+    }
+
+    /// What CPUs were used for, and for how long.
+    fn cores(&self, interval: u64, taken: &[u32], cores: &mut [Core]) {
+        for (core, of) in cores.iter_mut().zip(&self.uses) {
+            core.role = of.role;
+            core.busy = (of.busy * interval as f64) as u64;
+            core.waited = (of.waited * interval as f64) as u64;
+        }
+        let mut set = |cpu: i64, role: Role| {
+            if let Ok(place) = cores.binary_search_by_key(&cpu, |core| i64::from(core.cpu)) {
+                cores[place].role = role;
             }
-        })
-        .collect()
+        };
+        // A worker that is just being made has not said yet where it runs.
+        for cpu in taken {
+            set(i64::from(*cpu), Role::Reserved);
+        }
+        for worker in self.snapshot.workers.iter().rev() {
+            if worker.state != PARKED {
+                set(worker.cpu, Role::Io(WorkerId(worker.id)));
+            }
+        }
     }
 
     fn worker(
@@ -272,7 +308,7 @@ impl Observer {
             cpu,
             node: cpu.and_then(|cpu| Some(self.slow.topology.cpu(cpu)?.node)),
             state: match now.state {
-                1 => State::Parked,
+                PARKED => State::Parked,
                 // Whom a woken worker helps is the module's own business.
                 _ => State::Active,
             },
@@ -299,13 +335,8 @@ fn device(
         let before = before.find(|before| before.index == now.index);
         virtqueue(now, before, device.placed)
     }));
-    Device {
-        id: DeviceId(device.id),
-        vm: u32::try_from(device.owner).unwrap_or(0),
-        node: None,
-        weight: device.weight,
-        virtqueues,
-    }
+    let vm = u32::try_from(device.owner).unwrap_or(0);
+    Device::new(DeviceId(device.id), vm, None, device.weight, virtqueues)
 }
 
 fn virtqueue(

@@ -362,7 +362,7 @@ struct Age {
 
 impl Age {
     fn look(&mut self, device: &Device, settings: &Settings) {
-        for virtqueue in &device.virtqueues {
+        for virtqueue in device.virtqueues() {
             if virtqueue.place == Place::Home {
                 continue;
             }

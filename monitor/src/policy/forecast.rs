@@ -59,7 +59,7 @@ impl Demand {
         let interval = interval.max(1) as f64;
         let mut demand = Self::default();
         let mut transmitted = 0.0;
-        for virtqueue in &device.virtqueues {
+        for virtqueue in device.virtqueues() {
             let packets = virtqueue.packets as f64 / interval;
             let is_fast = packets * 1e9 >= assumptions.poll_rate as f64;
             demand.is_fast |= is_fast && virtqueue.packets > 0;
@@ -148,7 +148,7 @@ pub struct Forecast {
     pub home_busiest: f64,
     /// What notifications would take of guests with workers, in cores.
     pub notifications: f64,
-    /// What workers would take of each device, in cores, the largest first.
+    /// What workers would take of each device that wants anything, in cores, the largest first.
     pub loads: Vec<f64>,
     /// By what factor the load will be larger soon.
     pub growth: f64,
@@ -176,24 +176,23 @@ impl Forecast {
 /// that they lose digits, and a device that does nothing for long would have one.
 const NOTHING: f64 = 1e-12;
 
-/// The most that each device wanted lately, in the order of their numbers.
+/// The most that each device wanted lately that wanted anything, in the order of their numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Peaks(Vec<(DeviceId, f64)>);
 
 impl Peaks {
     /// Follows the loads, which are in the order of the devices' numbers: at once where they rise, and
-    /// by the part `new` where they fall. Returns the peaks, the largest first.
+    /// by the part `new` where they fall. Returns the peaks that are not 0, the largest first.
     pub fn follow(&mut self, loads: &[(DeviceId, f64)], new: f64) -> Vec<f64> {
-        let before = |device: &DeviceId| {
-            let place = self.0.binary_search_by_key(device, |(known, _)| *known);
-            place.map_or(0.0, |place| self.0[place].1)
-        };
-        let peak = |(device, load): &(DeviceId, f64)| {
-            let known = before(device);
+        let mut earlier = self.0.iter().peekable();
+        let peak = |(device, load): &(DeviceId, f64)| -> Option<(DeviceId, f64)> {
+            while earlier.next_if(|(known, _)| known < device).is_some() {}
+            let known = earlier.next_if(|(known, _)| known == device);
+            let known = known.map_or(0.0, |(_, peak)| *peak);
             let peak = (known + new * (load - known)).max(*load);
-            (*device, if peak < NOTHING { 0.0 } else { peak })
+            (peak >= NOTHING).then_some((*device, peak))
         };
-        let peaks: Vec<(DeviceId, f64)> = loads.iter().map(peak).collect();
+        let peaks: Vec<(DeviceId, f64)> = loads.iter().filter_map(peak).collect();
         let mut sorted: Vec<f64> = peaks.iter().map(|(_, peak)| *peak).collect();
         sorted.sort_by(|one, other| other.total_cmp(one));
         self.0 = peaks;

@@ -90,39 +90,68 @@ pub struct Device {
     pub node: Option<u32>,
     /// Its share of its workers' time in relation to others.
     pub weight: u32,
-    /// Its virtqueues, in the order of their indices.
-    pub virtqueues: Vec<Virtqueue>,
+    virtqueues: Vec<Virtqueue>,
+    // What is asked for of all devices, more than once: those that do nothing are not touched beyond it.
+    place: Option<Place>,
+    served: u64,
+    is_idle: bool,
+    is_still: bool,
 }
 
 impl Device {
+    /// A device with these virtqueues, in the order of their indices.
+    pub fn new(
+        id: DeviceId,
+        vm: u32,
+        node: Option<u32>,
+        weight: u32,
+        virtqueues: Vec<Virtqueue>,
+    ) -> Self {
+        let all = || virtqueues.iter();
+        let first = virtqueues.first().map(|virtqueue| virtqueue.place);
+        Self {
+            id,
+            vm,
+            node,
+            weight,
+            place: first.filter(|first| all().all(|virtqueue| virtqueue.place == *first)),
+            served: all()
+                .map(|virtqueue| virtqueue.served)
+                .fold(0, u64::saturating_add),
+            is_idle: all().all(Virtqueue::is_idle),
+            is_still: all().all(Virtqueue::is_still),
+            virtqueues,
+        }
+    }
+
+    /// Its virtqueues, in the order of their indices.
+    pub fn virtqueues(&self) -> &[Virtqueue] {
+        &self.virtqueues
+    }
+
+    /// The same, to keep them or their memory.
+    pub fn into_virtqueues(self) -> Vec<Virtqueue> {
+        self.virtqueues
+    }
+
     /// Who serves the device, if it is the same for all of its virtqueues.
     pub fn place(&self) -> Option<Place> {
-        let first = self.virtqueues.first()?.place;
-        self.virtqueues
-            .iter()
-            .all(|virtqueue| virtqueue.place == first)
-            .then_some(first)
+        self.place
     }
 
     /// Whether nothing was done for it, and nobody asked for it.
     pub fn is_idle(&self) -> bool {
-        self.virtqueues.iter().all(|virtqueue| {
-            let counts = [virtqueue.packets, virtqueue.bytes, virtqueue.slices];
-            counts == [0; 3] && virtqueue.notifications == 0 && virtqueue.served == 0
-        })
+        self.is_idle
     }
 
     /// Whether nobody looked for work either.
     pub fn is_still(&self) -> bool {
-        self.virtqueues.iter().all(Virtqueue::is_still)
+        self.is_still
     }
 
     /// The time that was spent serving it.
     pub fn served(&self) -> u64 {
-        self.virtqueues
-            .iter()
-            .map(|virtqueue| virtqueue.served)
-            .fold(0, u64::saturating_add)
+        self.served
     }
 }
 
@@ -169,6 +198,12 @@ impl Virtqueue {
             pending_max: 0,
             pending_average: 0,
         }
+    }
+
+    /// Whether nothing was done for it, and nobody asked for it.
+    pub fn is_idle(&self) -> bool {
+        let counts = [self.packets, self.bytes, self.slices];
+        counts == [0; 3] && self.notifications == 0 && self.served == 0
     }
 
     /// Whether nothing was done for it, nobody asked for it, and nobody looked.

@@ -91,7 +91,7 @@ impl Policy for Original {
         let bytes: u64 = observation
             .devices
             .iter()
-            .flat_map(|device| &device.virtqueues)
+            .flat_map(|device| device.virtqueues())
             .map(|virtqueue| virtqueue.bytes)
             .sum();
         let ratio = bytes as f64 / cycles;

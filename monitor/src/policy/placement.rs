@@ -115,9 +115,14 @@ pub fn arrange(
             devices: 0,
         })
         .collect();
-    let mut items = items(observation, &mut bins);
     let before = bins.len();
     let cores = cores as usize;
+    let has_homeless = load(observation, &mut bins);
+    // Most of the time everybody has a worker, and all of them have as much to do.
+    if cores == before && !has_homeless && gap(&bins) < IMBALANCE {
+        return plan;
+    }
+    let mut items = items(observation, &bins);
     let mut removed = Vec::new();
     if cores > before {
         for cpu in choose_cpus(observation, cores - before) {
@@ -150,10 +155,6 @@ pub fn arrange(
         }
     }
     let changed = bins.len() != before;
-    // Most of the time everybody has a worker, and all of them have as much to do.
-    if !changed && items.iter().all(|item| item.bin.is_some()) && gap(&bins) < IMBALANCE {
-        return plan;
-    }
     items.sort_by(|one, other| {
         other
             .load
@@ -183,30 +184,44 @@ fn gap(bins: &[Bin]) -> f64 {
     loads().fold(0.0, f64::max) - loads().fold(f64::INFINITY, f64::min)
 }
 
-/// The devices, and what of their load is whose.
-fn items(observation: &Observation, bins: &mut [Bin]) -> Vec<Item> {
-    let interval = observation.interval.max(1) as f64;
-    observation
-        .devices
-        .iter()
-        .map(|device| {
-            let bin = match device.place() {
-                Some(Place::Worker(worker)) => bins
-                    .iter()
-                    .position(|bin| bin.target == Target::Worker(worker)),
-                _ => None,
-            };
-            let load = device.served() as f64 / interval;
-            if let Some(bin) = bin {
-                bins[bin].load += load;
+/// Adds up what each worker has to do. Returns whether there are devices that have none.
+fn load(observation: &Observation, bins: &mut [Bin]) -> bool {
+    let mut has_homeless = false;
+    for device in &observation.devices {
+        match bin_of(device, bins) {
+            Some(bin) => {
+                bins[bin].load += load_of(device, observation);
                 bins[bin].devices += 1;
             }
-            Item {
-                device: device.id,
-                node: device.node,
-                load,
-                bin,
-            }
+            None => has_homeless = true,
+        }
+    }
+    has_homeless
+}
+
+/// The worker that serves a device, by its place among the bins.
+fn bin_of(device: &Device, bins: &[Bin]) -> Option<usize> {
+    let Some(Place::Worker(worker)) = device.place() else {
+        return None;
+    };
+    bins.iter()
+        .position(|bin| bin.target == Target::Worker(worker))
+}
+
+/// The part of the interval for which a device was served.
+fn load_of(device: &Device, observation: &Observation) -> f64 {
+    device.served() as f64 / observation.interval.max(1) as f64
+}
+
+/// The devices.
+fn items(observation: &Observation, bins: &[Bin]) -> Vec<Item> {
+    let devices = observation.devices.iter();
+    devices
+        .map(|device| Item {
+            device: device.id,
+            node: device.node,
+            load: load_of(device, observation),
+            bin: bin_of(device, bins),
         })
         .collect()
 }

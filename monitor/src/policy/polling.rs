@@ -6,7 +6,7 @@
 //! so within microseconds. What it does not know is whether the worker had better things to do:
 //! looks that find nothing are no loss while there is time left, and are one when work waits.
 
-use super::observation::{Observation, Place};
+use super::observation::{Device, Observation, Place};
 use super::plan::{Action, Plan};
 use serde::{Deserialize, Serialize};
 use vhost_iocm_engine::engine::sched::polling::Mode;
@@ -38,10 +38,7 @@ pub fn adjust(observation: &Observation, settings: &Settings, plan: &mut Plan) {
     if !settings.enabled {
         return;
     }
-    let virtqueues = observation
-        .devices
-        .iter()
-        .flat_map(|device| &device.virtqueues);
+    let virtqueues = observation.devices.iter().flat_map(Device::virtqueues);
     for virtqueue in virtqueues {
         let Place::Worker(id) = virtqueue.place else {
             continue;

@@ -109,11 +109,5 @@ fn view_device(index: usize, device: &mut Device) -> DeviceView {
             }
         })
         .collect();
-    DeviceView {
-        id,
-        vm: device.vm,
-        node: Some(0),
-        weight: device.weight,
-        virtqueues,
-    }
+    DeviceView::new(id, device.vm, Some(0), device.weight, virtqueues)
 }
