@@ -20,7 +20,7 @@ use vhost_iocm_selftests::options::Options;
 
 #[derive(Parser)]
 struct Arguments {
-    /// How many scripts of a hostile guest are played (default: 40,000, in a debug kernel 1,000). Each shows
+    /// How many scripts of a hostile guest are played (default: 20,000, in a debug kernel 1,000). Each shows
     /// the device nearly three rings.
     #[arg(long, env = "VHOST_IOCM_MALICE")]
     scripts: Option<u64>,
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         seed,
         options,
     } = Arguments::parse();
-    let scripts = scripts.unwrap_or(options.volume(40_000, 1_000));
+    let scripts = scripts.unwrap_or(options.volume(20_000, 1_000));
     let control = Control::default();
     let mut suite = Suite::new();
     malice::add(&mut suite, &options, &control, seed, first..first + scripts);

@@ -32,7 +32,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let options = &arguments.options;
-    let kills = arguments.kills.unwrap_or(options.volume(200, 20));
+    let kills = arguments.kills.unwrap_or(options.volume(200, 10));
     let seed = arguments.seed;
     let mut suite = Suite::new();
     suite.case(

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     let options = &arguments.options;
     let changes = arguments
         .changes
-        .unwrap_or_else(|| options.volume(2_000, 200));
+        .unwrap_or_else(|| options.volume(2_000, 100));
     let control = Control::default();
     let mut suite = Suite::new();
     states::add(&mut suite, options, &control);
