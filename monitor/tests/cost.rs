@@ -14,8 +14,9 @@ use vhost_iocm_engine::engine::snapshot::{MAGIC, PAGE_HEAD, VERSION};
 /// VMs with a device of two virtqueues each, and their threads.
 const VMS: u64 = 64;
 const THREADS: u64 = 8;
-/// For how long the daemon is watched.
-const TIME: Duration = Duration::from_secs(20);
+/// For how long the daemon is watched, and how often: others use the machine as well.
+const TIME: Duration = Duration::from_secs(10);
+const TIMES: usize = 5;
 /// Words of a page.
 const PAGE: usize = 512;
 
@@ -134,15 +135,18 @@ fn an_interval_of_10_ms_costs_less_than_a_hundredth_of_a_cpu() {
         .spawn()
         .expect("run iocm");
     std::thread::sleep(Duration::from_secs(1));
-    let before = runtime(&child);
-    std::thread::sleep(TIME);
-    let used = Duration::from_nanos(runtime(&child) - before);
+    let mut parts = [(); TIMES].map(|()| {
+        let before = runtime(&child);
+        std::thread::sleep(TIME);
+        let used = Duration::from_nanos(runtime(&child) - before);
+        let part = 100.0 * used.as_secs_f64() / TIME.as_secs_f64();
+        println!("{VMS} VMs with {THREADS} threads: {used:?} in {TIME:?}, {part:.2} % of a CPU");
+        part
+    });
     child.kill().expect("kill");
     child.wait().expect("wait");
-    let part = used.as_secs_f64() / TIME.as_secs_f64();
-    println!(
-        "{VMS} VMs with {THREADS} threads: {used:?} in {TIME:?}, {:.2} % of a CPU",
-        100.0 * part
-    );
-    assert!(part <= 0.01);
+    parts.sort_by(f64::total_cmp);
+    let median = parts[TIMES / 2];
+    println!("median: {median:.2} % of a CPU");
+    assert!(median < 1.0);
 }
