@@ -180,7 +180,7 @@ impl Ground for Host {
                     .read(Object::Worker(WorkerId(worker.id)), "cpu")
                     .ok()
                     .and_then(|cpu| cpu.parse().ok()),
-                active: worker.state != 1,
+                active: !worker.is_parked(),
                 locked: worker.locked,
             })
             .collect())

@@ -194,7 +194,7 @@ fn virtual_cpus(root: &Root, snapshot: &Snapshot) -> Vec<Finding> {
     let io: CpuSet = snapshot
         .workers
         .iter()
-        .filter(|worker| worker.state != 1)
+        .filter(|worker| !worker.is_parked())
         .filter_map(|worker| u32::try_from(worker.cpu).ok())
         .collect();
     let owners = snapshot.owners();
@@ -303,7 +303,7 @@ fn service(snapshot: &Snapshot) -> Vec<Finding> {
     let locked = snapshot
         .workers
         .iter()
-        .all(|worker| worker.locked || worker.state == 1);
+        .all(|worker| worker.locked || worker.is_parked());
     if locked {
         findings.push(Bad {
             what: "no worker takes new devices".into(),

@@ -108,7 +108,7 @@ impl State {
             "1 if a worker is not parked",
             workers
                 .iter()
-                .map(|worker| (of_worker(worker.id), i64::from(worker.state != 1)))
+                .map(|worker| (of_worker(worker.id), i64::from(!worker.is_parked())))
                 .collect(),
         );
         gauge(

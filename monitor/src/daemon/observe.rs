@@ -24,9 +24,6 @@ const SLOWEST: Duration = Duration::from_secs(30);
 /// Within so many slow looks all VMs have their turn.
 const TURNS: usize = (SLOWEST.as_millis() / SLOW.as_millis()) as usize;
 
-/// The state of a worker that is parked, in its record.
-const PARKED: u64 = 1;
-
 /// The virtqueue for which the backend notifies and not the guest.
 const RECEIVE: u32 = 0;
 
@@ -274,7 +271,7 @@ impl Observer {
             set(i64::from(*cpu), Role::Reserved);
         }
         for worker in self.snapshot.workers.iter().rev() {
-            if worker.state != PARKED {
+            if !worker.is_parked() {
                 set(worker.cpu, Role::Io(WorkerId(worker.id)));
             }
         }
@@ -307,10 +304,10 @@ impl Observer {
             id,
             cpu,
             node: cpu.and_then(|cpu| Some(self.slow.topology.cpu(cpu)?.node)),
-            state: match now.state {
-                PARKED => State::Parked,
-                // Whom a woken worker helps is the module's own business.
-                _ => State::Active,
+            // Whom a woken worker helps is the module's own business.
+            state: match now.is_parked() {
+                true => State::Parked,
+                false => State::Active,
             },
             locked: now.locked,
             busy: now.busy_time.saturating_sub(before.busy_time),

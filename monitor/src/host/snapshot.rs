@@ -73,6 +73,13 @@ pub struct Worker {
     pub wakes: u64,
 }
 
+impl Worker {
+    /// Whether it serves nothing until it is made active or woken.
+    pub fn is_parked(&self) -> bool {
+        self.state == 1
+    }
+}
+
 /// A device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Device {
